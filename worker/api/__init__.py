@@ -1,0 +1,1 @@
+"""HTTP: knows requests and jobs; knows neither torch nor what is inside the engine."""

@@ -1,0 +1,207 @@
+"""The body of `POST /v1/jobs`: read within bounds, parsed strictly, turned into `JobParams`.
+
+Every fault of a body is reported at once. Nothing of the input is ever echoed.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import Annotated, Any, Literal
+
+from fastapi import Request
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from worker.errors import BodyTooLarge, FieldFault, InvalidRequest, MalformedBody, ModelMismatch, UnsupportedMediaType
+from worker.jobs.params import (
+    ImageFormat,
+    JobParams,
+    Limits,
+    ModelFacts,
+    OnDisconnect,
+    OutputParams,
+    PreviewParams,
+    Priority,
+    Task,
+)
+
+MAX_SEED = 2**63 - 1
+RANDOM_SEEDS = 2**32
+LATER = ("image", "mask", "strength", "loras", "controls")
+"""Fields of the contract that this worker's tasks have no use for yet; they are refused, not ignored."""
+DEFAULT_QUALITY = 90
+
+
+def _without_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("must not contain NUL")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_without_nul)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PreviewRequest(_Strict):
+    """Pictures of the work in progress, as `preview` events."""
+
+    every: int = Field(5, ge=1, le=150, description="a preview after each so many steps")
+    size: int = Field(256, ge=16, le=1024, description="its longest side in pixels; never larger than the picture")
+    format: Literal["jpeg", "webp"] = "jpeg"
+
+
+class OutputRequest(_Strict):
+    """How the final pictures are encoded and handed over."""
+
+    format: Literal["png", "webp", "jpeg"] = "png"
+    quality: int = Field(DEFAULT_QUALITY, ge=1, le=100, description="of WebP and JPEG")
+    inline: bool = Field(False, description="put the pictures into the `completed` event too, as base64")
+    metadata: bool = Field(True, description="write the generation parameters into the file")
+
+
+class JobRequest(_Strict):
+    """What to draw. Fields that are left out take the loaded model's defaults, shown by `GET /v1/info`."""
+
+    task: Literal["text-to-image", "image-to-image", "inpainting"] = "text-to-image"
+    prompt: Text = Field(min_length=1, max_length=4000, examples=["a red circle on a blue background"])
+    negative_prompt: Text | None = Field(None, max_length=4000)
+    width: int | None = Field(None, ge=1, description="pixels, a multiple of the model's `multiple`")
+    height: int | None = Field(None, ge=1, description="pixels, a multiple of the model's `multiple`")
+    steps: int | None = Field(None, ge=1, le=150)
+    guidance_scale: float | None = Field(None, ge=0, le=30, description="1 or less costs no second row")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="random when left out; the one used is returned")
+    num_images: int = Field(1, ge=1, le=8, description="image k uses seed + k")
+    sampler: str | None = Field(None, max_length=100)
+    preview: PreviewRequest | None = None
+    output: OutputRequest = OutputRequest()
+    priority: Literal["low", "normal", "high"] = "normal"
+    on_disconnect: Literal["continue", "cancel"] = Field(
+        "continue", description="what happens when the last reader of the stream leaves"
+    )
+    timeout_s: float | None = Field(None, gt=0, description="from acceptance until the job is cancelled")
+    model: str | None = Field(None, max_length=500, description="answered with 409 if another model is loaded")
+    labels: dict[str, Text] = Field(default_factory=dict, max_length=8, description="returned as they came")
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The body of a JSON request. Raises UnsupportedMediaType, BodyTooLarge."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType
+    too_large = BodyTooLarge(f"The body may hold at most {limits.body_bytes} bytes")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared[:20]) > limits.body_bytes:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limits.body_bytes:
+            raise too_large
+    return bytes(body)
+
+
+def parse_job(body: bytes, facts: ModelFacts, limits: Limits) -> JobParams:
+    """Raises MalformedBody, InvalidRequest with every fault, ModelMismatch."""
+    faults: list[FieldFault] = []
+    asked: JobRequest | None = None
+    try:
+        asked = JobRequest.model_validate_json(body)
+    except ValidationError as invalid:
+        for fault in invalid.errors(include_url=False, include_context=False, include_input=False):
+            if fault["type"] == "json_invalid":
+                raise MalformedBody(_where_malformed(body)) from None
+            faults.append(_as_field_fault(fault["loc"], fault["type"], fault["msg"]))
+    if asked is None:
+        raise InvalidRequest(*faults)
+    if asked.model is not None and asked.model != facts.id:
+        raise ModelMismatch
+    return _with_defaults(asked, facts, limits)
+
+
+def _with_defaults(asked: JobRequest, facts: ModelFacts, limits: Limits) -> JobParams:
+    width, height = asked.width or facts.width, asked.height or facts.height
+    steps = asked.steps or facts.steps
+    seed = secrets.randbelow(RANDOM_SEEDS) if asked.seed is None else asked.seed
+    sampler = asked.sampler or facts.sampler
+    timeout_s = limits.timeout_s if asked.timeout_s is None else asked.timeout_s
+    faults = []
+    if Task(asked.task) not in facts.tasks:
+        faults.append(FieldFault("task", f"must be one of {', '.join(facts.tasks)}"))
+    for name, side in (("width", width), ("height", height)):
+        if side % facts.multiple:
+            faults.append(FieldFault(name, f"must be a multiple of {facts.multiple}"))
+        if not limits.min_side_px <= side <= limits.max_side_px:
+            faults.append(FieldFault(name, f"must be from {limits.min_side_px} to {limits.max_side_px}"))
+    if width * height > limits.max_pixels:
+        faults.append(FieldFault("width", f"width x height must be at most {limits.max_pixels}"))
+    if width * height * steps * asked.num_images > limits.max_work:
+        faults.append(FieldFault("steps", f"width x height x steps x num_images must be at most {limits.max_work}"))
+    if seed + asked.num_images - 1 > MAX_SEED:
+        faults.append(FieldFault("seed", f"seed + num_images - 1 must be at most {MAX_SEED}"))
+    if sampler not in facts.samplers:
+        faults.append(FieldFault("sampler", f"must be one of {', '.join(facts.samplers)}"))
+    if timeout_s > limits.timeout_s:
+        faults.append(FieldFault("timeout_s", f"must be at most {limits.timeout_s:g}"))
+    for name, value in asked.labels.items():
+        if not name or "\x00" in name or max(len(name), len(value)) > limits.label_characters:
+            faults.append(FieldFault("labels", f"names and values hold 1 to {limits.label_characters} characters"))
+            break
+    if faults:
+        raise InvalidRequest(*faults)
+    preview, output = asked.preview, asked.output
+    return JobParams(
+        task=Task(asked.task),
+        prompt=asked.prompt,
+        negative_prompt=asked.negative_prompt,
+        width=width,
+        height=height,
+        steps=steps,
+        guidance_scale=facts.guidance_scale if asked.guidance_scale is None else asked.guidance_scale,
+        seed=seed,
+        num_images=asked.num_images,
+        sampler=sampler,
+        preview=PreviewParams(preview.every, preview.size, ImageFormat(preview.format)) if preview else None,
+        output=OutputParams(ImageFormat(output.format), output.quality, output.inline, output.metadata),
+        priority=Priority(asked.priority),
+        on_disconnect=OnDisconnect(asked.on_disconnect),
+        timeout_s=timeout_s,
+        labels=asked.labels,
+    )
+
+
+def _as_field_fault(location: tuple[int | str, ...], kind: str, message: str) -> FieldFault:
+    known = [str(part)[:100] for part in location]
+    field = ".".join(known) or "body"
+    if kind == "extra_forbidden":
+        later = len(location) == 1 and location[0] in LATER
+        # The name came from the client and may be anything; only a known one is repeated.
+        if later:
+            return FieldFault(field, "is not supported by the loaded model's tasks")
+        parent = ".".join(known[:-1])
+        return FieldFault(f"{parent}.{_safe(known[-1])}" if parent else _safe(known[-1]), "is not a known field")
+    return FieldFault(field, message.removeprefix("Value error, "))
+
+
+def _safe(name: str) -> str:
+    return name if name.isidentifier() and name.isascii() else "?"
+
+
+def _where_malformed(body: bytes) -> str:
+    """Where the JSON breaks off, without a word of what stands there."""
+    try:
+        json.loads(body)
+    except json.JSONDecodeError as error:
+        return f"The body is not valid JSON (line {error.lineno}, column {error.colno})"
+    except (ValueError, RecursionError):
+        pass
+    return MalformedBody.title()
+
+
+def openapi_body() -> dict[str, Any]:
+    """The request body as the OpenAPI document shows it."""
+    schema = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -1,0 +1,80 @@
+"""Finished pictures by URL, with what caches and download managers need: ETag, Range, immutability."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from worker.errors import ImageNotFound, RangeNotSatisfiable
+from worker.jobs.service import JobService
+
+CACHE_CONTROL = "private, max-age=31536000, immutable"
+
+
+def router(service: JobService) -> APIRouter:
+    """`GET /v1/jobs/{job_id}/images/{index}`; HEAD too."""
+    routes = APIRouter(tags=["jobs"])
+
+    @routes.api_route(
+        "/v1/jobs/{job_id}/images/{index}",
+        methods=["GET", "HEAD"],
+        summary="Fetch a finished picture",
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}}}},
+        operation_id="get_image",
+    )
+    async def get_image(request: Request, job_id: str, index: str) -> Response:
+        """The bytes; 206 for a `Range`, 304 where the client's copy is the same."""
+        job = service.store.get(job_id)
+        image = next((image for image in job.images if str(image.index) == index), None)
+        if image is None:
+            raise ImageNotFound
+        etag = f'"{hashlib.sha256(image.data).hexdigest()[:32]}"'
+        headers = {
+            "ETag": etag,
+            "Cache-Control": CACHE_CONTROL,
+            "Accept-Ranges": "bytes",
+            "X-Content-Type-Options": "nosniff",
+            "Content-Disposition": f'inline; filename="{job.id}-{image.index}.{image.format.value}"',
+        }
+        if _matches(request.headers.get("if-none-match"), etag):
+            return Response(status_code=304, headers=headers)
+        data, status = image.data, 200
+        asked = request.headers.get("range")
+        if asked is not None and request.headers.get("if-range", etag) == etag:
+            part = _parse_range(asked, len(data))
+            if part is not None:
+                start, end = part
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+                data, status = data[start:end], 206
+        headers["Content-Length"] = str(len(data))
+        body = b"" if request.method == "HEAD" else data
+        return Response(body, status_code=status, headers=headers, media_type=image.format.media_type)
+
+    return routes
+
+
+def _matches(header: str | None, etag: str) -> bool:
+    return header is not None and ("*" in header or etag in header)
+
+
+def _parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """One byte range as (start, end); None where RFC 9110, 14.2 lets it be ignored. Raises RangeNotSatisfiable."""
+    found = re.fullmatch(r"bytes=(\d{0,15})-(\d{0,15})", header.strip())
+    if found is None or found.groups() == ("", ""):
+        return None
+    first, last = found.groups()
+    if first == "":
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(size, int(last) + 1 if last else size)
+        if last and int(last) < start:
+            return None
+    if start >= size or start >= end:
+        refused = RangeNotSatisfiable()
+        refused.headers = {"Content-Range": f"bytes */{size}"}
+        raise refused
+    return start, end

@@ -1,0 +1,86 @@
+"""The routes that post, list, show and cancel jobs."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from worker.api.body import openapi_body, parse_job, read_body
+from worker.api.wire import job_json
+from worker.errors import FieldFault, InvalidRequest
+from worker.jobs.job import Status
+from worker.jobs.params import ModelFacts
+from worker.jobs.service import JobService
+
+MAX_KEY_CHARACTERS = 255
+MAX_PAGE = 1000
+
+
+def router(service: JobService, facts: ModelFacts) -> APIRouter:
+    """Routes under `/v1/jobs`."""
+    routes = APIRouter(tags=["jobs"])
+
+    @routes.post("/v1/jobs", status_code=202, summary="Post a job", openapi_extra=openapi_body())
+    async def post_job(request: Request) -> Response:
+        """Accepts the job (202), or answers with the one that this Idempotency-Key already stands for (200)."""
+        key = request.headers.get("idempotency-key")
+        if key is not None and not 1 <= len(key) <= MAX_KEY_CHARACTERS:
+            raise InvalidRequest(FieldFault("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters"))
+        body = await read_body(request, service.limits)
+        params = parse_job(body, facts, service.limits)
+        job, is_new = service.submit(params, key, hashlib.sha256(body).digest())
+        return JSONResponse(
+            job_json(job), status_code=202 if is_new else 200, headers={"Location": f"/v1/jobs/{job.id}"}
+        )
+
+    @routes.get("/v1/jobs", summary="List the known jobs, newest first")
+    async def list_jobs(request: Request) -> dict[str, Any]:
+        """Paged by `limit` and `after` (the last id of the page before), filtered by `status`."""
+        limit, after, status = _page(request)
+        jobs = [job for job in service.store.newest_first() if status is None or job.status is status]
+        if after is not None:
+            known = [job.id for job in service.store.newest_first()]
+            later = set(known[known.index(service.store.get(after).id) + 1 :])
+            jobs = [job for job in jobs if job.id in later]
+        page = jobs[:limit]
+        return {
+            "jobs": [job_json(job) for job in page],
+            "next": page[-1].id if len(jobs) > len(page) else None,
+        }
+
+    @routes.get("/v1/jobs/{job_id}", summary="Show a job")
+    async def get_job(job_id: str) -> dict[str, Any]:
+        """The job as it stands now."""
+        return job_json(service.store.get(job_id))
+
+    @routes.delete("/v1/jobs/{job_id}", status_code=202, summary="Cancel a job")
+    async def cancel_job(job_id: str) -> Response:
+        """202 while it takes effect, 200 when the job has already ended; harmless when repeated."""
+        already = service.store.get(job_id).ended
+        job = service.cancel(job_id)
+        return JSONResponse(job_json(job), status_code=200 if already else 202)
+
+    return routes
+
+
+def _page(request: Request) -> tuple[int, str | None, Status | None]:
+    query, faults = request.query_params, []
+    limit, status = 100, None
+    if unknown := set(query) - {"limit", "after", "status"}:
+        faults.append(FieldFault("query", f"has {len(unknown)} unknown parameter(s)"))
+    if "limit" in query:
+        text = query["limit"]
+        limit = int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else 0
+        if not 1 <= limit <= MAX_PAGE:
+            faults.append(FieldFault("limit", f"must be from 1 to {MAX_PAGE}"))
+    if "status" in query:
+        if query["status"] in list(Status):
+            status = Status(query["status"])
+        else:
+            faults.append(FieldFault("status", f"must be one of {', '.join(Status)}"))
+    if faults:
+        raise InvalidRequest(*faults)
+    return limit, query.get("after"), status

@@ -1,0 +1,71 @@
+"""What supervisors, orchestrators and Prometheus ask: health, readiness, metrics, info."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from shared_worker.contract import WorkerInfo
+from worker.jobs.engine import EngineState
+from worker.jobs.params import ModelFacts
+from worker.jobs.service import JobService
+from worker.metrics import Metrics
+
+REASONS = {
+    EngineState.LOADING: "loading",
+    EngineState.DRAINING: "draining",
+    EngineState.STOPPED: "draining",
+    EngineState.FAILED: "failed",
+}
+
+
+def router(
+    service: JobService, facts: ModelFacts, metrics: Metrics, worker_info: Callable[[], WorkerInfo]
+) -> APIRouter:
+    """Routes that answer whatever the engine is doing."""
+    routes = APIRouter(tags=["worker"])
+
+    @routes.get("/health", summary="Is the worker alive?")
+    async def health() -> Response:
+        """503 when the engine's thread is dead or makes no progress."""
+        healthy = service.engine.snapshot().healthy
+        return JSONResponse({"status": "healthy" if healthy else "unhealthy"}, 200 if healthy else 503)
+
+    @routes.get("/ready", summary="Does the worker take jobs to draw now?")
+    async def ready() -> Response:
+        """503 with the reason, and with the load's progress while loading."""
+        snapshot = service.engine.snapshot()
+        if snapshot.state is EngineState.READY:
+            return JSONResponse({"ready": True})
+        answer: dict[str, Any] = {"ready": False, "reason": REASONS[snapshot.state]}
+        if snapshot.state is EngineState.LOADING:
+            answer["progress"] = round(snapshot.load_progress, 3)
+        return JSONResponse(answer, 503)
+
+    @routes.get("/metrics", summary="Figures for Prometheus", response_class=Response)
+    async def prometheus() -> Response:
+        """Text exposition format."""
+        snapshot = service.engine.snapshot()
+        text = metrics.exposition(len(snapshot.waiting), snapshot.running)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @routes.get("/v1/info", summary="What this worker is and offers")
+    async def info() -> dict[str, Any]:
+        """The worker, its model and defaults, tasks, samplers and limits."""
+        model = asdict(facts)
+        tasks, samplers = model.pop("tasks"), model.pop("samplers")
+        return {
+            "worker": worker_info().model_dump(mode="json"),
+            "model": model,
+            "tasks": [task.value for task in tasks],
+            "samplers": list(samplers),
+            "loras": [],
+            "controls": [],
+            "limits": asdict(service.limits),
+        }
+
+    return routes

@@ -1,0 +1,58 @@
+"""Errors as `application/problem+json` (RFC 9457): no traceback, path, address or prompt ever goes out."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from worker.errors import InternalError, MethodNotAllowed, RequestError, RouteNotFound
+
+logger = logging.getLogger(__name__)
+
+
+def problem(error: RequestError) -> Response:
+    """The answer to a request that is refused."""
+    return JSONResponse(
+        {
+            "type": f"urn:sd-worker:{error.code}",
+            "title": error.title(),
+            "status": error.status,
+            "detail": error.detail,
+            "code": error.code,
+            "errors": [{"field": fault.field, "message": fault.message} for fault in error.errors],
+        },
+        status_code=error.status,
+        headers=error.headers,
+        media_type="application/problem+json",
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` this way."""
+
+    async def on_request_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestError)
+        return problem(error)
+
+    async def on_http_exception(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        match error.status_code:
+            case 404:
+                return problem(RouteNotFound())
+            case 405:
+                refused = MethodNotAllowed()
+                refused.headers = dict(error.headers or {})
+                return problem(refused)
+            case _:
+                return problem(InternalError())
+
+    async def on_anything_else(request: Request, error: Exception) -> Response:
+        logger.error("unexpected error while answering", exc_info=error)
+        return problem(InternalError())
+
+    app.add_exception_handler(RequestError, on_request_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(Exception, on_anything_else)

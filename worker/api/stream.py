@@ -1,0 +1,67 @@
+"""A job's event log as Server-Sent Events: from any id, for any number of readers, also after the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import anyio
+from fastapi import APIRouter, Request
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.responses import Response
+
+from worker.api.wire import entry_data, event_name
+from worker.errors import FieldFault, InvalidRequest
+from worker.jobs.job import Job
+from worker.jobs.service import JobService
+from worker.metrics import Metrics
+
+PING_S = 15
+SEND_TIMEOUT_S = 10
+MAX_ID_DIGITS = 18
+
+
+def router(service: JobService, metrics: Metrics, grace_s: float) -> APIRouter:
+    """`grace_s`: how long streams may go on after the server was told to exit, so that they get their ending."""
+    routes = APIRouter(tags=["jobs"])
+
+    @routes.get(
+        "/v1/jobs/{job_id}/stream",
+        summary="Follow a job",
+        response_class=Response,
+        responses={200: {"content": {"text/event-stream": {}}}, 204: {"description": "the end was seen already"}},
+    )
+    async def stream(request: Request, job_id: str) -> Response:
+        """Continues after `Last-Event-ID` (or `?last_event_id=`); 204 when nothing comes any more."""
+        job = service.store.get(job_id)
+        after = _last_event_id(request)
+        if job.log.ended and after >= job.log.last_id:
+            return Response(status_code=204)
+        return EventSourceResponse(
+            _events(service, job, after, metrics),
+            ping=PING_S,
+            sep="\n",
+            send_timeout=SEND_TIMEOUT_S,
+            shutdown_event=anyio.Event(),
+            shutdown_grace_period=grace_s,
+        )
+
+    return routes
+
+
+async def _events(service: JobService, job: Job, after: int, metrics: Metrics) -> AsyncIterator[ServerSentEvent]:
+    metrics.streams.inc()
+    entries = job.log.follow(after)
+    try:
+        async for entry in entries:
+            yield ServerSentEvent(data=entry_data(job, entry), event=event_name(entry.event), id=str(entry.id))
+    finally:
+        await entries.aclose()
+        metrics.streams.dec()
+        service.reader_left(job)
+
+
+def _last_event_id(request: Request) -> int:
+    text = request.headers.get("last-event-id") or request.query_params.get("last_event_id") or "0"
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_ID_DIGITS):
+        raise InvalidRequest(FieldFault("Last-Event-ID", "must be the id of an event of this stream"))
+    return int(text)

@@ -1,0 +1,158 @@
+"""How jobs and events look on the wire: one place for every JSON name that clients see."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any, assert_never
+
+from worker.jobs.events import Cancelled, Completed, Event, Failed, Image, Preview, Progress, Queued, Started, Timings
+from worker.jobs.job import Job
+from worker.jobs.log import Entry
+from worker.jobs.params import JobParams
+
+Json = dict[str, Any]
+
+
+def job_json(job: Job) -> Json:
+    """A job as `GET /v1/jobs/{job_id}` answers it."""
+    failure = job.failure
+    return {
+        "job_id": job.id,
+        "sse_url": f"/v1/jobs/{job.id}/stream",
+        "status": job.status.value,
+        "position": job.position,
+        "eta_s": job.eta_s,
+        "progress": {
+            "step": job.progress.step,
+            "steps": job.progress.steps,
+            "percent": job.progress.percent,
+        },
+        "params": params_json(job.params),
+        "images": [image_json(job.id, image) for image in job.images],
+        "error": failure and {"code": failure.code, "message": failure.message, "retriable": failure.retriable},
+        "timings": timings_json(job.timings),
+        "attempt": job.attempt,
+        "created_at": timestamp(job.created_at),
+        "started_at": timestamp(job.started_at),
+        "finished_at": timestamp(job.finished_at),
+        "labels": dict(job.params.labels),
+    }
+
+
+def params_json(params: JobParams) -> Json:
+    """Everything that decides the pictures, defaults filled in and the seed that was used."""
+    preview, output = params.preview, params.output
+    return {
+        "task": params.task.value,
+        "prompt": params.prompt,
+        "negative_prompt": params.negative_prompt,
+        "width": params.width,
+        "height": params.height,
+        "steps": params.steps,
+        "guidance_scale": params.guidance_scale,
+        "seed": params.seed,
+        "num_images": params.num_images,
+        "sampler": params.sampler,
+        "preview": preview and {"every": preview.every, "size": preview.size, "format": preview.format.value},
+        "output": {
+            "format": output.format.value,
+            "quality": output.quality,
+            "inline": output.inline,
+            "metadata": output.metadata,
+        },
+        "priority": params.priority.value,
+        "on_disconnect": params.on_disconnect.value,
+        "timeout_s": params.timeout_s,
+    }
+
+
+def image_json(job_id: str, image: Image) -> Json:
+    """A finished picture, by URL."""
+    return {
+        "index": image.index,
+        "url": f"/v1/jobs/{job_id}/images/{image.index}",
+        "seed": image.seed,
+        "width": image.width,
+        "height": image.height,
+        "format": image.format.value,
+        "bytes": len(image.data),
+    }
+
+
+def timings_json(timings: Timings) -> Json:
+    """Seconds by phase; null for what was not reached."""
+    return {
+        "queue_s": timings.queue_s,
+        "encode_s": timings.encode_s,
+        "denoise_s": timings.denoise_s,
+        "decode_s": timings.decode_s,
+        "total_s": timings.total_s,
+    }
+
+
+def event_name(event: Event) -> str:
+    """The value of the stream's `event:` field."""
+    match event:
+        case Queued():
+            return "queued"
+        case Started():
+            return "started"
+        case Progress():
+            return "progress"
+        case Preview():
+            return "preview"
+        case Completed():
+            return "completed"
+        case Failed():
+            return "failed"
+        case Cancelled():
+            return "cancelled"
+        case _:
+            assert_never(event)
+
+
+def event_data(job: Job, event: Event) -> Json:
+    """The object in the stream's `data:` field."""
+    data: Json = {"type": event_name(event), "job_id": job.id}
+    match event:
+        case Queued(position, eta_s):
+            return data | {"position": position, "eta_s": eta_s}
+        case Started(attempt):
+            return data | {"attempt": attempt}
+        case Progress(step, steps, eta_s):
+            return data | {"step": step, "steps": steps, "percent": event.percent, "eta_s": eta_s}
+        case Preview(step, steps, width, height, form, content):
+            picture = {"image": _base64(content), "format": form.value, "width": width, "height": height}
+            return data | {"step": step, "steps": steps} | picture
+        case Completed(images, timings):
+            inline = job.params.output.inline
+            pictures = [
+                image_json(job.id, image) | ({"image": _base64(image.data)} if inline else {}) for image in images
+            ]
+            return data | {"images": pictures, "timings": timings_json(timings)}
+        case Failed(code, message, retriable):
+            return data | {"code": code, "message": message, "retriable": retriable}
+        case Cancelled(reason):
+            return data | {"reason": reason.value}
+        case _:
+            assert_never(event)
+
+
+def entry_data(job: Job, entry: Entry) -> str:
+    """The `data:` line of a log entry, made once for all readers; JSON escapes every line break in it."""
+    if entry.wire is None:
+        entry.wire = json.dumps(event_data(job, entry.event), separators=(",", ":"))
+    return entry.wire
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """RFC 3339 in UTC, to the millisecond."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

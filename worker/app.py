@@ -1,0 +1,40 @@
+"""The one place where HTTP meets the engine: an application over a `JobService`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from shared_worker.auth import Tokens
+from shared_worker.contract import WorkerInfo
+from worker import __version__
+from worker.api import images, jobs, probes, problems, stream
+from worker.api.access import RequireToken
+from worker.jobs.params import ModelFacts
+from worker.jobs.service import JobService
+from worker.metrics import Metrics
+
+
+def create_app(
+    service: JobService,
+    facts: ModelFacts,
+    metrics: Metrics,
+    worker_info: Callable[[], WorkerInfo],
+    tokens: Tokens,
+    stream_grace_s: float,
+) -> FastAPI:
+    """Everything is passed in; nothing is global, so tests build as many as they like."""
+    app = FastAPI(
+        title="sd-worker",
+        version=__version__,
+        description="Serves one Stable Diffusion model; jobs are watched over Server-Sent Events.",
+        redirect_slashes=False,
+    )
+    problems.install(app)
+    app.include_router(jobs.router(service, facts))
+    app.include_router(stream.router(service, metrics, stream_grace_s))
+    app.include_router(images.router(service))
+    app.include_router(probes.router(service, facts, metrics, worker_info))
+    app.add_middleware(RequireToken, tokens=tokens)
+    return app

@@ -1,0 +1,24 @@
+"""Who steps next: a policy over drawings that knows keys, rows and turns, and no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from worker.engine.runner import D
+
+
+def choose(drawings: Iterable[D], max_rows: int) -> list[D]:
+    """The drawings for the next model call: those of one key, as many as fit into `max_rows`.
+
+    The one that has waited longest decides the key and always fits; the others of its key join in the order
+    of their waiting. So every drawing steps again after at most as many calls as there are full batches.
+    """
+    waiting = sorted((drawing for drawing in drawings if not drawing.done), key=lambda drawing: drawing.turn)
+    if not waiting:
+        return []
+    batch, rows = [waiting[0]], waiting[0].rows
+    for drawing in waiting[1:]:
+        if drawing.key == batch[0].key and rows + drawing.rows <= max_rows:
+            batch.append(drawing)
+            rows += drawing.rows
+    return batch

@@ -1,0 +1,379 @@
+"""The engine: admit, step, retire, for ever, on one thread.
+
+Jobs join and leave between two steps. Knows queues, drawings and events; knows no tensor (a `Runner` has
+those), no client and no model family.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, Protocol
+
+from worker.engine import batching, encoding
+from worker.engine.run import JobRun
+from worker.engine.runner import D, DeviceLost, Drawing, Pixels, Runner
+from worker.errors import EngineFailed, JobFailure, OutOfMemory, StartError
+from worker.jobs.engine import EngineState, Snapshot
+from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Failed, Image, Preview, Progress, Started
+from worker.jobs.params import PreviewParams
+from worker.jobs.queue import JobQueue, Work
+
+logger = logging.getLogger(__name__)
+
+ADMIT_AT_ONCE = 2
+"""Jobs taken up between two steps, so that a burst of newcomers does not hold up those that run."""
+IDLE_WAIT_S = 0.5
+ENCODING_THREADS = 2
+STALL_S = 60.0
+"""Without a sign of life for this long, and for twenty usual steps, the engine counts as stuck."""
+
+Sink = Callable[[Sequence[tuple[str, Event]]], None]
+
+
+class Meter(Protocol):
+    """What is measured of the engine."""
+
+    def stepped(self, seconds: float, rows: int) -> None:
+        """One model call over `rows` rows."""
+
+    def encoded_text(self, seconds: float) -> None:
+        """One job's text."""
+
+    def decoded(self, seconds: float) -> None:
+        """One image's latents."""
+
+
+class Engine(Generic[D]):
+    """`sink` is called from the engine's threads with (job id, event) pairs, once a step for all jobs.
+
+    `make_runner` is called on the engine's own thread, so that slow imports happen there. `on_ready` is called
+    once the model is loaded, `on_stop` when the thread ends, with the reason if it failed.
+    """
+
+    def __init__(
+        self,
+        make_runner: Callable[[], Runner[D]],
+        queue: JobQueue,
+        sink: Sink,
+        meter: Meter,
+        *,
+        model_id: str,
+        max_rows: int,
+        on_ready: Callable[[], None] = lambda: None,
+        on_stop: Callable[[Exception | None], None] = lambda reason: None,
+    ) -> None:
+        self._make_runner = make_runner
+        self._queue = queue
+        self._sink = sink
+        self._meter = meter
+        self._model_id = model_id
+        self._max_rows = max_rows
+        self._on_ready = on_ready
+        self._on_stop = on_stop
+        self._state = EngineState.LOADING
+        self._stopping = threading.Event()
+        self._runs: dict[str, JobRun[D]] = {}
+        self._encoding: dict[str, JobRun[D]] = {}
+        self._cancelled: dict[str, CancelReason] = {}
+        self._outbox: list[tuple[str, Event]] = []
+        self._turn = 0
+        self._load_progress = 0.0
+        self._alive_at = time.monotonic()
+        self._step_s: float | None = None
+        self._image_step_s: float | None = None
+        self._pool = ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="encoding")
+        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+
+    # What the front calls, from its own thread.
+
+    def start(self) -> None:
+        """Start the thread: load, then serve until `stop`."""
+        self._thread.start()
+
+    def submit(self, work: Work) -> None:
+        """Let `work` wait for its turn. Raises `Full`."""
+        self._queue.put(work)
+
+    def cancel(self, job_id: str, reason: CancelReason) -> bool:
+        """True: it was waiting and is gone. Otherwise it is flagged, and dropped before the next step if it runs."""
+        if self._queue.remove(job_id):
+            return True
+        self._cancelled[job_id] = reason
+        return False
+
+    def snapshot(self) -> Snapshot:
+        """The engine now; cheap, from any thread."""
+        runs = list(self._runs.values())
+        return Snapshot(
+            state=self._state,
+            healthy=self._healthy(),
+            load_progress=self._load_progress,
+            waiting=tuple(work.job_id for work in self._queue.waiting()),
+            running=len(runs) + len(self._encoding),
+            running_image_steps=sum(run.remaining_image_steps for run in runs if run.drawings),
+            image_step_s=self._image_step_s,
+        )
+
+    def drain(self) -> list[str]:
+        """Start nothing more; returns the ids of what was waiting and is now gone."""
+        if self._state in (EngineState.LOADING, EngineState.READY):
+            self._state = EngineState.DRAINING
+        return [work.job_id for work in self._queue.clear()]
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread after the step it is in; False if it has not ended within `timeout_s`."""
+        self._stopping.set()
+        self._queue.wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        self._pool.shutdown(wait=not self._thread.is_alive(), cancel_futures=True)
+        return not self._thread.is_alive()
+
+    def _healthy(self) -> bool:
+        match self._state:
+            case EngineState.FAILED:
+                return False
+            case EngineState.LOADING | EngineState.STOPPED:
+                return True
+            case _:
+                patience_s = max(STALL_S, 20.0 * (self._step_s or 0.0))
+                return self._thread.is_alive() and time.monotonic() - self._alive_at < patience_s
+
+    # What happens on the engine's thread.
+
+    def _main(self) -> None:
+        reason: Exception | None = None
+        try:
+            self._runner = self._make_runner()
+            self._runner.load(self._report_load)
+            self._load_progress = 1.0
+            self._alive_at = time.monotonic()
+            if self._state is EngineState.LOADING:
+                self._state = EngineState.READY
+                self._on_ready()
+            while not self._stopping.is_set():
+                self._turn_once()
+            self._state = EngineState.STOPPED
+        except Exception as error:
+            reason = error
+            self._state = EngineState.FAILED
+            if not isinstance(error, StartError):
+                logger.exception("the engine failed")
+            self._fail_everything()
+        self._on_stop(reason)
+
+    def _report_load(self, share: float) -> None:
+        self._load_progress = share
+
+    def _turn_once(self) -> None:
+        """Admit, step, retire."""
+        self._alive_at = time.monotonic()
+        self._drop_cancelled()
+        self._admit()
+        self._flush()
+        batch = batching.choose(self._drawings(), self._max_rows)
+        if batch:
+            self._step(batch)
+            self._tell_progress()
+        retired = self._retire()
+        self._flush()
+        if not batch and not retired:
+            self._queue.wait(IDLE_WAIT_S)
+
+    def _drawings(self) -> list[D]:
+        return [drawing for run in self._runs.values() for drawing in run.drawings]
+
+    def _admit(self) -> None:
+        """Take up waiting jobs while rows are free."""
+        for _ in range(ADMIT_AT_ONCE):
+            rows = sum(drawing.rows for drawing in self._drawings())
+            if self._state is not EngineState.READY or rows >= self._max_rows:
+                return
+            work = self._queue.take()
+            if work is None:
+                return
+            self._open(work)
+
+    def _open(self, work: Work) -> None:
+        run: JobRun[D] = JobRun(work)
+        self._runs[work.job_id] = run
+        self._tell(work.job_id, Started(work.attempt))
+        self._flush()
+        try:
+            run.opened(self._runner.open(work.params))
+        except DeviceLost:
+            raise
+        except Exception as error:
+            self._fail(run, error)
+            return
+        for drawing in run.drawings:
+            drawing.turn = self._turn
+        self._meter.encoded_text(run.timings.encode_s or 0.0)
+
+    def _step(self, batch: list[D]) -> None:
+        """One model call for the whole batch; where it fails, smaller ones, until the guilty job stands alone."""
+        started = time.monotonic()
+        try:
+            self._runner.step(batch)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(self._run_of(batch[0]), error)
+                return
+            half = len(batch) // 2
+            if isinstance(error, OutOfMemory):
+                self._max_rows = max(2, sum(drawing.rows for drawing in batch[:half]))
+                logger.warning("out of memory at %d images; stepping %d rows from now on", len(batch), self._max_rows)
+            self._step(batch[:half])
+            # The first half may have ended a job that has images in the second.
+            if rest := [drawing for drawing in batch[half:] if self._owner(drawing) is not None]:
+                self._step(rest)
+            return
+        seconds = time.monotonic() - started
+        self._turn += 1
+        for drawing in batch:
+            drawing.turn = self._turn
+        self._step_s = _smooth(self._step_s, seconds)
+        self._image_step_s = _smooth(self._image_step_s, seconds / len(batch))
+        self._meter.stepped(seconds, sum(drawing.rows for drawing in batch))
+
+    def _tell_progress(self) -> None:
+        previews = []
+        for job_id, run in self._runs.items():
+            if not run.drawings or run.reported_step == run.step:
+                continue
+            first, asked = run.drawings[0], run.work.params.preview
+            while run.reported_step < run.step:
+                run.reported_step += 1
+                self._tell(job_id, Progress(run.reported_step, first.steps, run.eta_s()))
+            if asked and run.reported_step == first.step < first.steps and first.step % asked.every == 0:
+                previews.append((run, asked))
+        self._flush()
+        for run, asked in previews:
+            self._preview(run, asked)
+
+    def _preview(self, run: JobRun[D], asked: PreviewParams) -> None:
+        drawing, params = run.drawings[0], run.work.params
+        step = drawing.step
+        try:
+            pixels = self._runner.preview(drawing)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            self._fail(run, error)
+            return
+        run.pictures.previews_follow()
+
+        def encode() -> None:
+            data, width, height = encoding.encode_preview(pixels, params.width, params.height, asked)
+            self._sink([(run.work.job_id, Preview(step, drawing.steps, width, height, asked.format, data))])
+            self._complete(run, run.pictures.arrived(None))
+
+        self._in_pool(run, encode)
+
+    def _retire(self) -> bool:
+        """Decode one image that is done, so that the others wait for one decoding at most; False if none is."""
+        for run in list(self._runs.values()):
+            for drawing in run.drawings:
+                if drawing.done:
+                    self._decode(run, drawing)
+                    return True
+        return False
+
+    def _decode(self, run: JobRun[D], drawing: D) -> None:
+        if run.timings.denoise_s is None and run.remaining_image_steps == 0:
+            run.denoised()
+        started = time.monotonic()
+        try:
+            pixels = self._runner.finish(drawing)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            self._fail(run, error)
+            return
+        seconds = time.monotonic() - started
+        run.decoded(seconds)
+        self._meter.decoded(seconds)
+        run.drawings.remove(drawing)
+        if not run.drawings:
+            self._encoding[run.work.job_id] = self._runs.pop(run.work.job_id)
+        self._in_pool(run, lambda: self._encode(run, drawing, pixels))
+
+    def _encode(self, run: JobRun[D], drawing: Drawing, pixels: Pixels) -> None:
+        """In the pool: one finished picture."""
+        params = run.work.params
+        height, width = pixels.shape[:2]
+        text = encoding.describe_parameters(params, drawing.seed, self._model_id) if params.output.metadata else None
+        data = encoding.encode_image(pixels, params.output, text)
+        image = Image(drawing.index, drawing.seed, width, height, params.output.format, data)
+        self._complete(run, run.pictures.arrived(image))
+
+    def _in_pool(self, run: JobRun[D], work: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:
+                self._encoding.pop(run.work.job_id, None)
+                if run.pictures.abandon():
+                    self._sink([(run.work.job_id, self._failure(run, error))])
+
+        self._pool.submit(guarded)
+
+    def _complete(self, run: JobRun[D], images: tuple[Image, ...] | None) -> None:
+        if images is not None:
+            self._encoding.pop(run.work.job_id, None)
+            self._cancelled.pop(run.work.job_id, None)
+            self._sink([(run.work.job_id, Completed(images, run.final_timings()))])
+
+    def _drop_cancelled(self) -> None:
+        for job_id in list(self._cancelled):
+            reason = self._cancelled.pop(job_id)
+            run = self._runs.get(job_id)
+            if run is not None and run.pictures.abandon():
+                del self._runs[job_id]
+                self._tell(job_id, Cancelled(reason, run.final_timings()))
+
+    def _fail(self, run: JobRun[D], error: Exception) -> None:
+        self._runs.pop(run.work.job_id, None)
+        if run.pictures.abandon():
+            self._tell(run.work.job_id, self._failure(run, error))
+
+    def _failure(self, run: JobRun[D], error: Exception) -> Failed:
+        if not isinstance(error, JobFailure):
+            logger.error("job %s failed", run.work.job_id, exc_info=error)
+            error = EngineFailed()
+        return Failed(error.code, error.detail, error.retriable, run.final_timings())
+
+    def _fail_everything(self) -> None:
+        """The thread is about to end: give every job it holds, and every one that waits, its ending."""
+        for run in list(self._runs.values()):
+            self._fail(run, EngineFailed())
+        for work in self._queue.clear():
+            self._tell(work.job_id, Failed(EngineFailed.code, EngineFailed().detail, EngineFailed.retriable))
+        self._flush()
+
+    def _owner(self, drawing: D) -> JobRun[D] | None:
+        return next((run for run in self._runs.values() if drawing in run.drawings), None)
+
+    def _run_of(self, drawing: D) -> JobRun[D]:
+        run = self._owner(drawing)
+        assert run is not None, "a drawing steps only while its job runs"
+        return run
+
+    def _tell(self, job_id: str, event: Event) -> None:
+        self._outbox.append((job_id, event))
+
+    def _flush(self) -> None:
+        if self._outbox:
+            outbox, self._outbox = self._outbox, []
+            self._sink(outbox)
+
+
+def _smooth(average: float | None, value: float) -> float:
+    """An exponential average over about ten values."""
+    return value if average is None else 0.9 * average + 0.1 * value

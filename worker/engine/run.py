@@ -1,0 +1,92 @@
+"""One job while the engine works on it: its drawings, its clock readings, its finished pictures."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import Generic
+
+from worker.engine.runner import D
+from worker.jobs.events import Image, Timings
+from worker.jobs.queue import Work
+
+
+class JobRun(Generic[D]):
+    """Made when the engine takes the job up; the engine's thread owns all but `pictures`."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.drawings: list[D] = []
+        self.reported_step = 0
+        self.pictures = Pictures(work.params.num_images)
+        self.started_at = time.monotonic()
+        self.denoising_since = self.started_at
+        self.timings = Timings(queue_s=self.started_at - work.accepted_at)
+
+    def opened(self, drawings: list[D]) -> None:
+        """Take the drawings; the text is encoded."""
+        self.drawings = drawings
+        self.denoising_since = time.monotonic()
+        self.timings = replace(self.timings, encode_s=self.denoising_since - self.started_at)
+
+    @property
+    def step(self) -> int:
+        """The step that every image has done."""
+        return min(drawing.step for drawing in self.drawings)
+
+    @property
+    def remaining_image_steps(self) -> int:
+        return sum(drawing.steps - drawing.step for drawing in self.drawings)
+
+    def eta_s(self) -> float | None:
+        """Seconds until the last step, if the job goes on at its own pace so far."""
+        done = self.step
+        if done == 0:
+            return None
+        elapsed = time.monotonic() - self.denoising_since
+        return round(elapsed / done * (self.drawings[0].steps - done), 3)
+
+    def denoised(self) -> None:
+        """The last step is done."""
+        self.timings = replace(self.timings, denoise_s=time.monotonic() - self.denoising_since)
+
+    def decoded(self, seconds: float) -> None:
+        """One more image went through the decoder."""
+        self.timings = replace(self.timings, decode_s=(self.timings.decode_s or 0.0) + seconds)
+
+    def final_timings(self) -> Timings:
+        """All readings, in milliseconds' precision, with the total from acceptance until now."""
+        total = replace(self.timings, total_s=time.monotonic() - self.work.accepted_at)
+        return Timings(*(None if (s := getattr(total, name)) is None else round(s, 4) for name in Timings.__slots__))
+
+
+class Pictures:
+    """The encoded pictures of one job, gathered from the threads of the encoding pool."""
+
+    def __init__(self, expected: int) -> None:
+        self._lock = threading.Lock()
+        self._outstanding = expected
+        self._images: list[Image] = []
+        self._broken = False
+
+    def previews_follow(self) -> None:
+        """One more thing must come back before the job is complete."""
+        with self._lock:
+            self._outstanding += 1
+
+    def arrived(self, image: Image | None) -> tuple[Image, ...] | None:
+        """Note a picture (None: a preview); all of them in order once nothing is outstanding any more."""
+        with self._lock:
+            self._outstanding -= 1
+            if image is not None:
+                self._images.append(image)
+            if self._outstanding or self._broken:
+                return None
+            return tuple(sorted(self._images, key=lambda one: one.index))
+
+    def abandon(self) -> bool:
+        """The job ended otherwise; True for the first who says so, and nothing is complete afterwards."""
+        with self._lock:
+            first, self._broken = not self._broken, True
+            return first

@@ -1,0 +1,64 @@
+"""What the engine needs done on the device, and the one thing both pass back and forth: a `Drawing`.
+
+The engine decides which drawings step together and never sees a tensor; a runner steps them and never sees
+a queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.jobs.params import JobParams
+
+Pixels = npt.NDArray[np.uint8]  # [H, W, 3]
+
+
+class DeviceLost(Exception):
+    """The device will not recover within this process."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Drawing:
+    """One image of one job on its way from noise to pixels. Drawings with equal keys can share a model call.
+
+    `rows` is what it costs in that call, `turn` when it last stepped (the engine's clock).
+    """
+
+    key: Hashable
+    rows: int
+    index: int
+    seed: int
+    steps: int
+    step: int = 0
+    turn: int = 0
+
+    @property
+    def done(self) -> bool:
+        return self.step >= self.steps
+
+
+D = TypeVar("D", bound=Drawing)
+
+
+class Runner(Protocol[D]):
+    """All calls come from the engine's thread. Any may raise a `JobFailure`, or DeviceLost."""
+
+    def load(self, report: Callable[[float], None]) -> None:
+        """Load the model; `report` takes a share from 0 to 1. Raises ModelUnusable."""
+
+    def open(self, params: JobParams) -> list[D]:
+        """A drawing for each image of a job, at step 0: text encoded, noise drawn, timesteps planned."""
+
+    def step(self, batch: Sequence[D]) -> None:
+        """Advance every drawing by one step with one model call; on an error none has changed."""
+
+    def preview(self, drawing: D) -> Pixels:
+        """What the picture looks like so far, at the latent's resolution."""
+
+    def finish(self, drawing: D) -> Pixels:
+        """The final pixels of a drawing that is done."""

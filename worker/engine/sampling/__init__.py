@@ -1,0 +1,27 @@
+"""Samplers by name. Each is a function that turns a noise schedule and a step count into a `Plan`.
+
+A name is a line here and a function in a file beside; nothing is imported until a sampler is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.engine.sampling.plan import Plan
+    from worker.engine.sampling.schedule import NoiseSchedule
+
+SAMPLERS: dict[str, str] = {
+    "ddim": "worker.engine.sampling.ddim:plan",
+    "euler": "worker.engine.sampling.euler:plan",
+    "dpmpp_2m": "worker.engine.sampling.dpmpp_2m:plan",
+}
+
+
+def planner(name: str) -> Callable[[NoiseSchedule, int], Plan]:
+    """The function behind a sampler's name. Raises KeyError for an unknown one."""
+    module, _, function = SAMPLERS[name].partition(":")
+    found: Callable[[NoiseSchedule, int], Plan] = getattr(import_module(module), function)
+    return found

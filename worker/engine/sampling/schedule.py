@@ -1,0 +1,82 @@
+"""The noise a model was trained on: alpha-bar for each training timestep, and how timesteps are spaced.
+
+Read from a diffusers scheduler configuration; the numbers are made as diffusers makes them, so that the same
+seed gives the same picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.floating[Any]]
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+class UnsupportedSchedule(ValueError):
+    """The scheduler configuration asks for something that is not built."""
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """`alphas_cumprod`  # [num_train_timesteps]; `final_alpha` is alpha-bar behind the last DDIM step."""
+
+    alphas_cumprod: Array
+    prediction_type: str
+    spacing: Literal["linspace", "leading", "trailing"]
+    steps_offset: int
+    final_alpha: float
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
+        """From the content of a `scheduler_config.json`. Raises UnsupportedSchedule."""
+        count = int(config.get("num_train_timesteps", 1000))
+        start, end = float(config.get("beta_start", 0.0001)), float(config.get("beta_end", 0.02))
+        kind = config.get("beta_schedule", "linear")
+        if config.get("trained_betas") is not None:
+            betas = np.asarray(config["trained_betas"], dtype=np.float32)
+        elif kind == "linear":
+            betas = np.linspace(start, end, count, dtype=np.float32)
+        elif kind == "scaled_linear":
+            betas = np.linspace(start**0.5, end**0.5, count, dtype=np.float32) ** 2
+        else:
+            raise UnsupportedSchedule(f"beta_schedule {kind!r}")
+        prediction_type = config.get("prediction_type", "epsilon")
+        if prediction_type not in PREDICTION_TYPES:
+            raise UnsupportedSchedule(f"prediction_type {prediction_type!r}")
+        spacing = config.get("timestep_spacing", "linspace")
+        if spacing not in ("linspace", "leading", "trailing"):
+            raise UnsupportedSchedule(f"timestep_spacing {spacing!r}")
+        if config.get("rescale_betas_zero_snr"):
+            raise UnsupportedSchedule("rescale_betas_zero_snr")
+        alphas_cumprod = np.cumprod(1.0 - betas.astype(np.float64))
+        final_alpha = 1.0 if config.get("set_alpha_to_one", True) else float(alphas_cumprod[0])
+        return cls(alphas_cumprod, prediction_type, spacing, int(config.get("steps_offset", 0)), final_alpha)
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return len(self.alphas_cumprod)
+
+    @property
+    def sigmas(self) -> Array:
+        """Noise over signal at each training timestep, sqrt((1 - abar) / abar)."""
+        return np.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod)
+
+    def trailing(self, steps: int) -> Array:
+        """Timesteps counted down from the last; Lin et al., "Common Diffusion Noise Schedules", 2023, table 2."""
+        count = self.num_train_timesteps
+        return (np.arange(count, 0, -count / steps).round() - 1)[:steps]
+
+    def x0_from(self, alpha: Array, sigma: Array) -> tuple[Array, Array]:
+        """Coefficients (of x, of the model's output) of the clean latent, where x = alpha x0 + sigma noise."""
+        match self.prediction_type:
+            case "epsilon":
+                return 1.0 / alpha, -sigma / alpha
+            case "v_prediction":  # for alpha^2 + sigma^2 = 1
+                return alpha, -sigma
+            case _:
+                return np.zeros_like(alpha), np.ones_like(alpha)

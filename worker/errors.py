@@ -1,0 +1,237 @@
+"""Every error a client or operator can meet: its code, its HTTP status, and whether trying again helps.
+
+WorkerError
+├── RequestError              an HTTP request that is answered with problem+json
+│   ├── MalformedBody         400 malformed
+│   ├── Unauthorized          401 unauthorized
+│   ├── RouteNotFound         404 not_found
+│   ├── JobNotFound           404 job_not_found
+│   ├── ImageNotFound         404 image_not_found
+│   ├── MethodNotAllowed      405 method_not_allowed
+│   ├── ModelMismatch         409 model_mismatch
+│   ├── JobExpired            410 job_expired
+│   ├── BodyTooLarge          413 body_too_large
+│   ├── UnsupportedMediaType  415 unsupported_media_type
+│   ├── RangeNotSatisfiable   416 range_not_satisfiable
+│   ├── InvalidRequest        422 invalid_request
+│   ├── IdempotencyConflict   422 idempotency_key_reused
+│   ├── QueueFull             429 queue_full
+│   ├── InternalError         500 internal_error
+│   ├── Draining              503 draining
+│   └── WorkerFailed          503 worker_failed
+├── JobFailure                the `failed` ending of one job
+│   ├── InvalidInput          invalid_input
+│   ├── OutOfMemory           out_of_memory
+│   ├── NanOutput             nan_output
+│   └── EngineFailed          engine_failed
+└── StartError                one line on standard error, exit status 2
+    ├── ConfigurationError    configuration
+    ├── DeviceUnavailable     device_unavailable
+    └── ModelUnusable         model_unusable
+
+Messages are for clients: no traceback, path, address or prompt goes into one that is sent over HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FieldFault:
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
+
+
+class WorkerError(Exception):
+    """Base of all; `code` is unique in the tree."""
+
+    code = "error"
+    retriable = False
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail or self.title())
+        self.detail = detail or self.title()
+
+    @classmethod
+    def title(cls) -> str:
+        """The first sentence of the class's docstring."""
+        return (cls.__doc__ or cls.__name__).split("\n")[0].rstrip(".")
+
+
+class RequestError(WorkerError):
+    """The request was refused."""
+
+    status = 500
+    code = "request_error"
+    errors: tuple[FieldFault, ...] = ()
+    headers: dict[str, str] = {}  # noqa: RUF012 - never changed, replaced by instances that need their own
+
+
+class MalformedBody(RequestError):
+    """The body is not valid JSON."""
+
+    status, code = 400, "malformed"
+
+
+class Unauthorized(RequestError):
+    """A valid bearer token is required."""
+
+    status, code = 401, "unauthorized"
+    headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012
+
+
+class RouteNotFound(RequestError):
+    """There is nothing at this path."""
+
+    status, code = 404, "not_found"
+
+
+class JobNotFound(RequestError):
+    """The worker knows no job of this id."""
+
+    status, code = 404, "job_not_found"
+
+
+class ImageNotFound(RequestError):
+    """The job has no such image (yet)."""
+
+    status, code = 404, "image_not_found"
+
+
+class MethodNotAllowed(RequestError):
+    """This path does not answer to this method."""
+
+    status, code = 405, "method_not_allowed"
+
+
+class ModelMismatch(RequestError):
+    """The worker has another model loaded."""
+
+    status, code = 409, "model_mismatch"
+
+
+class JobExpired(RequestError):
+    """The job ended some time ago and is no longer kept."""
+
+    status, code = 410, "job_expired"
+
+
+class BodyTooLarge(RequestError):
+    """The body is larger than the worker accepts."""
+
+    status, code = 413, "body_too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    """The body must be application/json."""
+
+    status, code = 415, "unsupported_media_type"
+
+
+class RangeNotSatisfiable(RequestError):
+    """The requested range lies outside the image."""
+
+    status, code = 416, "range_not_satisfiable"
+
+
+class InvalidRequest(RequestError):
+    """The request is not valid."""
+
+    status, code = 422, "invalid_request"
+
+    def __init__(self, *errors: FieldFault) -> None:
+        super().__init__("; ".join(f"{fault.field}: {fault.message}" for fault in errors)[:1000])
+        self.errors = errors
+
+
+class IdempotencyConflict(RequestError):
+    """The Idempotency-Key was used before with another body."""
+
+    status, code = 422, "idempotency_key_reused"
+
+
+class QueueFull(RequestError):
+    """The queue is full."""
+
+    status, code, retriable = 429, "queue_full", True
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"The queue is full; try again in {retry_after_s} s")
+        self.headers = {"Retry-After": str(retry_after_s)}
+
+
+class InternalError(RequestError):
+    """The worker failed to answer."""
+
+    status, code = 500, "internal_error"
+
+
+class Draining(RequestError):
+    """The worker is shutting down and accepts no more jobs."""
+
+    status, code, retriable = 503, "draining", True
+    headers = {"Retry-After": "5"}  # noqa: RUF012
+
+
+class WorkerFailed(RequestError):
+    """The worker's engine has failed and accepts no more jobs."""
+
+    status, code, retriable = 503, "worker_failed", True
+    headers = {"Retry-After": "30"}  # noqa: RUF012
+
+
+class JobFailure(WorkerError):
+    """The job failed."""
+
+    code = "job_failure"
+
+
+class InvalidInput(JobFailure):
+    """The model cannot draw what was asked."""
+
+    code = "invalid_input"
+
+
+class OutOfMemory(JobFailure):
+    """The job does not fit into the device's memory."""
+
+    code = "out_of_memory"
+
+
+class NanOutput(JobFailure):
+    """The model gave a picture that is not a number."""
+
+    code = "nan_output"
+
+
+class EngineFailed(JobFailure):
+    """The engine failed while it worked on this job."""
+
+    code, retriable = "engine_failed", True
+
+
+class StartError(WorkerError):
+    """The worker cannot start."""
+
+    code = "start_error"
+
+
+class ConfigurationError(StartError):
+    """A setting is wrong."""
+
+    code = "configuration"
+
+
+class DeviceUnavailable(StartError):
+    """The device is not there."""
+
+    code = "device_unavailable"
+
+
+class ModelUnusable(StartError):
+    """The model cannot be served."""
+
+    code = "model_unusable"

@@ -1,0 +1,89 @@
+"""The waiting jobs: bounded, ordered by priority and then by arrival. Safe from any thread.
+
+The event loop puts work in; the engine takes it out.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from worker.jobs.params import JobParams, Priority
+
+
+class Full(Exception):
+    """As many jobs wait as may wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A job as the engine sees it; `accepted_at` is on the monotonic clock."""
+
+    job_id: str
+    params: JobParams
+    attempt: int = 1
+    accepted_at: float = field(default_factory=time.monotonic)
+
+
+class JobQueue:
+    """Holds at most `capacity` pieces of work."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._lanes: dict[Priority, deque[Work]] = {priority: deque() for priority in Priority}
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return sum(len(lane) for lane in self._lanes.values())
+
+    def put(self, work: Work) -> None:
+        """Append behind its equals and wake the engine. Raises Full."""
+        with self._changed:
+            if len(self) >= self.capacity:
+                raise Full
+            self._lanes[work.params.priority].append(work)
+            self._changed.notify()
+
+    def take(self) -> Work | None:
+        """The next piece of work, or None when nothing waits."""
+        with self._changed:
+            for lane in self._lanes.values():
+                if lane:
+                    return lane.popleft()
+            return None
+
+    def remove(self, job_id: str) -> bool:
+        """Take one job out; False when it does not wait (any more)."""
+        with self._changed:
+            for lane in self._lanes.values():
+                for work in lane:
+                    if work.job_id == job_id:
+                        lane.remove(work)
+                        return True
+            return False
+
+    def clear(self) -> list[Work]:
+        """Take everything out, in order."""
+        with self._changed:
+            waiting = [work for lane in self._lanes.values() for work in lane]
+            for lane in self._lanes.values():
+                lane.clear()
+            return waiting
+
+    def waiting(self) -> list[Work]:
+        """What waits, in the order in which it would be taken."""
+        with self._changed:
+            return [work for lane in self._lanes.values() for work in lane]
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when something waits, somebody called `wake`, or the time is over."""
+        with self._changed:
+            if not len(self):
+                self._changed.wait(timeout_s)
+
+    def wake(self) -> None:
+        """End a `wait` from another thread."""
+        with self._changed:
+            self._changed.notify_all()

@@ -1,0 +1,92 @@
+"""The jobs the worker knows: running, waiting, and the ended ones for a while. Lives on the event loop alone.
+
+What has ended is forgotten when it is too old, too many or too large; its id is remembered a while longer,
+so that "expired" can be told from "never heard of".
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+
+from worker import errors
+from worker.jobs.job import Job
+from worker.jobs.params import Limits
+
+REMEMBERED_IDS = 10_000
+
+
+class JobStore:
+    """Jobs by id, in order of acceptance."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._by_key: dict[str, tuple[bytes, str]] = {}
+        self._expired: OrderedDict[str, None] = OrderedDict()
+        self._held_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def add(self, job: Job, key: str | None = None, digest: bytes = b"") -> None:
+        """Know `job` from now on, and by its idempotency key if it has one."""
+        self._jobs[job.id] = job
+        if key is not None:
+            self._by_key[key] = (digest, job.id)
+
+    def get(self, job_id: str) -> Job:
+        """The job. Raises JobNotFound or JobExpired."""
+        self.expire()
+        job = self._jobs.get(job_id)
+        if job is None:
+            raise errors.JobExpired if job_id in self._expired else errors.JobNotFound
+        return job
+
+    def find(self, job_id: str) -> Job | None:
+        """The job, if it is still known."""
+        return self._jobs.get(job_id)
+
+    def by_key(self, key: str, digest: bytes) -> Job | None:
+        """The job that was posted with this key. Raises IdempotencyConflict if its body was another one."""
+        self.expire()
+        if key not in self._by_key:
+            return None
+        known, job_id = self._by_key[key]
+        if known != digest:
+            raise errors.IdempotencyConflict
+        return self._jobs[job_id]
+
+    def newest_first(self) -> list[Job]:
+        """All jobs, the last accepted one first."""
+        self.expire()
+        return list(reversed(self._jobs.values()))
+
+    def unended(self) -> list[Job]:
+        """The jobs that have no ending yet, oldest first."""
+        return [job for job in self._jobs.values() if not job.ended]
+
+    def note_ended(self, job: Job) -> None:
+        """Count what an ended job holds against the limits."""
+        self._held_bytes += job.log.held_bytes()
+        self.expire()
+
+    def expire(self) -> None:
+        """Forget ended jobs that are too old, too many or too large, oldest first."""
+        limits, now = self._limits, time.monotonic()
+        ended = [job for job in self._jobs.values() if job.ended_at is not None]
+        excess = len(ended) - limits.retained_jobs
+        for job in ended:
+            too_old = job.ended_at is not None and now - job.ended_at > limits.retained_s
+            if excess <= 0 and not too_old and self._held_bytes <= limits.retained_bytes:
+                break
+            self._forget(job)
+            excess -= 1
+
+    def _forget(self, job: Job) -> None:
+        del self._jobs[job.id]
+        self._held_bytes -= job.log.held_bytes()
+        self._by_key = {key: entry for key, entry in self._by_key.items() if entry[1] != job.id}
+        self._expired[job.id] = None
+        while len(self._expired) > REMEMBERED_IDS:
+            self._expired.popitem(last=False)

@@ -1,0 +1,215 @@
+"""From settings to a serving process: settings, model, engine, app, server, in this order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import logging
+import os
+import socket
+import sys
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from shared_worker.auth import Tokens, is_loopback
+from shared_worker.contract import MemoryInfo, QueueInfo, WorkerInfo, WorkerStatus
+from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory
+from worker import __version__
+from worker.app import create_app
+from worker.engine import sampling
+from worker.engine.engine import Engine
+from worker.engine.runner import Runner
+from worker.errors import ConfigurationError, DeviceUnavailable, StartError, WorkerError
+from worker.jobs.engine import EngineState
+from worker.jobs.events import Event
+from worker.jobs.params import Limits, ModelFacts
+from worker.jobs.queue import JobQueue
+from worker.jobs.service import JobService
+from worker.metrics import Metrics
+from worker.models.registry import Checkpoint, identify
+from worker.server import make_server
+from worker.settings import Settings, read_settings
+
+AUTO_DTYPE = {"cpu": "float32", "cuda": "float16", "mps": "float16"}
+STOP_ENGINE_S = 1.0
+STREAM_GRACE_S = 5.0
+LINGER_S = 1.0
+"""How long the server still answers once the last job has ended, so that its pictures can be fetched."""
+STATUSES = {
+    EngineState.LOADING: WorkerStatus.STARTING,
+    EngineState.READY: WorkerStatus.READY,
+    EngineState.DRAINING: WorkerStatus.STOPPING,
+    EngineState.FAILED: WorkerStatus.STOPPED,
+    EngineState.STOPPED: WorkerStatus.STOPPED,
+}
+SWITCH_INTERVAL_S = 0.0005
+"""Python's default of 5 ms lets an engine thread of many small calls delay the event loop by 12 ms (p99)."""
+
+
+def cpu() -> int:
+    """Entry point of `sd-worker-cpu`."""
+    return run("cpu")
+
+
+def cuda() -> int:
+    """Entry point of `sd-worker-cuda`."""
+    return run("cuda")
+
+
+def mps() -> int:
+    """Entry point of `sd-worker-mps`."""
+    return run("mps")
+
+
+def run(backend: Backend, arguments: Sequence[str] | None = None) -> int:
+    """Serve until stopped; returns the exit status: 0 after a drain, 1 if the engine failed, 2 if it cannot start."""
+    try:
+        settings = read_settings(backend, list(sys.argv[1:] if arguments is None else arguments))
+        return _serve(settings, backend)
+    except StartError as error:
+        print(f"sd-worker-{backend}: {error.detail}", file=sys.stderr)
+        return 2
+
+
+def _serve(settings: Settings, backend: Backend) -> int:
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # No download at serving time, whatever a configuration names.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+    tokens = _tokens(settings)
+    try:
+        device = find_device(backend, settings.device_index)
+    except NoSuchDevice as missing:
+        raise DeviceUnavailable(str(missing)) from None
+    dtype = AUTO_DTYPE[backend] if settings.dtype == "auto" else settings.dtype
+    checkpoint = identify(settings.model, dtype=dtype, samplers=tuple(sampling.SAMPLERS))
+    listener = _listen(settings.host, settings.port)
+    return asyncio.run(_run(settings, device, checkpoint, tokens, listener))
+
+
+async def _run(
+    settings: Settings, device: Device, checkpoint: Checkpoint, tokens: Tokens, listener: socket.socket
+) -> int:
+    loop = asyncio.get_running_loop()
+    url = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
+    limits = Limits(queue_capacity=settings.queue_capacity, max_rows=settings.max_rows)
+    failures: list[Exception] = []
+
+    def make_runner() -> Runner[Any]:
+        from worker.engine.denoiser import Denoiser  # torch comes in with this, when the port is open
+
+        return Denoiser(functools.partial(checkpoint.load, device))
+
+    def on_engine_events(events: Sequence[tuple[str, Event]]) -> None:
+        loop.call_soon_threadsafe(service.receive, events)
+
+    def on_engine_ready() -> None:
+        print(f"sd-worker-{device.backend}: ready", file=sys.stderr, flush=True)
+
+    def on_engine_stop(reason: Exception | None) -> None:
+        if reason is not None:
+            failures.append(reason)
+            loop.call_soon_threadsafe(server.begin_shutdown)
+
+    metrics = Metrics()
+    engine: Engine[Any] = Engine(
+        make_runner,
+        JobQueue(settings.queue_capacity),
+        on_engine_events,
+        metrics,
+        model_id=checkpoint.facts.id,
+        max_rows=settings.max_rows,
+        on_ready=on_engine_ready,
+        on_stop=on_engine_stop,
+    )
+    service = JobService(engine, limits, metrics.recorded)
+
+    async def drain() -> None:
+        had_jobs = bool(service.store.unended())
+        await service.drain(0.0 if failures else settings.drain_s)
+        await asyncio.sleep(LINGER_S if had_jobs else 0.0)
+
+    info = functools.partial(_worker_info, settings, device, checkpoint.facts, engine, url, uuid.uuid4().hex)
+    app = create_app(service, checkpoint.facts, metrics, info, tokens, STREAM_GRACE_S)
+    server = make_server(app, drain, settings.log_level)
+    engine.start()
+    print(
+        f"sd-worker-{device.backend} {__version__}: {checkpoint.facts.id} on {device.name}, {url} (loading)",
+        file=sys.stderr,
+        flush=True,
+    )
+    await server.serve(sockets=[listener])
+    await service.drain(0.0)  # after a second signal: whatever the first drain left
+    await asyncio.to_thread(engine.stop, STOP_ENGINE_S)
+    for failure in failures:
+        detail = failure.detail if isinstance(failure, WorkerError) else type(failure).__name__
+        print(f"sd-worker-{device.backend}: the engine failed: {detail}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _tokens(settings: Settings) -> Tokens:
+    if settings.token is not None:
+        tokens = Tokens([settings.token.get_secret_value()])
+    elif settings.token_file is not None:
+        try:
+            tokens = Tokens.from_file(settings.token_file)
+        except (OSError, UnicodeDecodeError):
+            raise ConfigurationError("--token-file cannot be read") from None
+        if not tokens:
+            raise ConfigurationError("--token-file holds no token")
+    else:
+        tokens = Tokens([])
+    if not tokens and not is_loopback(settings.host):
+        raise ConfigurationError(
+            f"--host {settings.host} can be reached from outside: set SDW_TOKEN or --token-file, or bind to loopback"
+        )
+    return tokens
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = errno.errorcode.get(error.errno or 0, "") if not isinstance(error, socket.gaierror) else ""
+        what = "is in use already" if reason == "EADDRINUSE" else "cannot be bound"
+        raise ConfigurationError(f"--host {host} --port {port} {what}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _worker_info(
+    settings: Settings, device: Device, facts: ModelFacts, engine: Engine[Any], url: str, instance_id: str
+) -> WorkerInfo:
+    snapshot = engine.snapshot()
+    status = STATUSES[snapshot.state]
+    if status is WorkerStatus.READY and snapshot.running:
+        status = WorkerStatus.BUSY
+    total_bytes, used_bytes = memory(device)
+    return WorkerInfo(
+        id=settings.worker_id,
+        instance_id=instance_id,
+        url=url,
+        model_id=facts.id,
+        backend=device.backend,
+        device=device.name,
+        status=status,
+        implementation="sd-worker",
+        version=__version__,
+        tasks=[task.value for task in facts.tasks],
+        queue=QueueInfo(
+            waiting=len(snapshot.waiting), running=snapshot.running, capacity=settings.queue_capacity, eta_s=None
+        ),
+        memory=MemoryInfo(total_bytes=total_bytes, used_bytes=used_bytes),
+    )

@@ -1,0 +1,75 @@
+"""What Prometheus sees, on a registry of its own, so that several workers can live in one process."""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from worker.jobs.events import Cancelled, Completed, Event, Failed, Progress, Started
+from worker.jobs.job import Job
+
+STEP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+WAIT_BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
+ROWS_BUCKETS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+
+class Metrics:
+    """Also the engine's meter: `stepped`, `encoded_text` and `decoded` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.jobs = Counter("sdw_jobs", "Jobs by how they ended", ["status"], registry=registry)
+        self.accepted = Counter("sdw_jobs_accepted", "Jobs accepted", registry=registry)
+        self.waiting = Gauge("sdw_queue_waiting", "Jobs that wait", registry=registry)
+        self.running = Gauge("sdw_jobs_running", "Jobs that run", registry=registry)
+        self.streams = Gauge("sdw_streams_open", "Event streams being read", registry=registry)
+        self.queue_wait = Histogram(
+            "sdw_queue_wait_seconds", "From acceptance to start", buckets=WAIT_BUCKETS_S, registry=registry
+        )
+        self.first_step = Histogram(
+            "sdw_first_step_seconds", "From acceptance to the first step", buckets=WAIT_BUCKETS_S, registry=registry
+        )
+        self.duration = Histogram(
+            "sdw_job_seconds", "From acceptance to completion", buckets=WAIT_BUCKETS_S, registry=registry
+        )
+        self.step = Histogram("sdw_step_seconds", "One model call", buckets=STEP_BUCKETS_S, registry=registry)
+        self.rows = Histogram("sdw_step_rows", "Rows in one model call", buckets=ROWS_BUCKETS, registry=registry)
+        self.text = Histogram(
+            "sdw_encode_text_seconds", "Encoding one job's prompts", buckets=STEP_BUCKETS_S, registry=registry
+        )
+        self.decode = Histogram(
+            "sdw_decode_image_seconds", "Decoding one image", buckets=STEP_BUCKETS_S, registry=registry
+        )
+
+    def stepped(self, seconds: float, rows: int) -> None:
+        """One model call."""
+        self.step.observe(seconds)
+        self.rows.observe(rows)
+
+    def encoded_text(self, seconds: float) -> None:
+        """One job's prompts were encoded."""
+        self.text.observe(seconds)
+
+    def decoded(self, seconds: float) -> None:
+        """One image was decoded."""
+        self.decode.observe(seconds)
+
+    def recorded(self, job: Job, event: Event) -> None:
+        """One event of a job's life."""
+        waited_s = time.monotonic() - job.accepted_at
+        match event:
+            case Started():
+                self.queue_wait.observe(waited_s)
+            case Progress(step=1):
+                self.first_step.observe(waited_s)
+            case Completed() | Failed() | Cancelled():
+                self.jobs.labels(job.status.value).inc()
+                if isinstance(event, Completed):
+                    self.duration.observe(waited_s)
+
+    def exposition(self, waiting: int, running: int) -> bytes:
+        """The text that Prometheus scrapes."""
+        self.waiting.set(waiting)
+        self.running.set(running)
+        return generate_latest(self.registry)

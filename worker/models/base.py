@@ -1,0 +1,50 @@
+"""What a model family gives the engine. A family knows its own tensors and nothing of queues or clients."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from worker.jobs.params import ModelFacts
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """One prompt's encoding, as the denoiser takes it: tensors by name, each with one row.  # [1, ...]"""
+
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def key(self) -> Hashable:
+        """Conditionings with equal keys can stand in one batch."""
+        return tuple((name, tuple(tensor.shape[1:])) for name, tensor in sorted(self.tensors.items()))
+
+
+class Model(Protocol):
+    """A loaded model. Every call comes from the engine's thread; nothing here keeps a gradient."""
+
+    facts: ModelFacts
+    device: torch.device
+    dtype: torch.dtype
+    scheduler_config: Mapping[str, Any]
+    """The content of the checkpoint's `scheduler_config.json`."""
+
+    def latent_shape(self, width_px: int, height_px: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latent of a picture."""
+
+    def encode_prompt(self, text: str) -> Conditioning:
+        """A prompt or a negative prompt; an empty one is the unconditional."""
+
+    def predict(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The denoiser's output for every row, in one forward.
+
+        `latents`  # [rows, C, h, w] in fp32;  `timesteps`  # [rows];  `conditioning`  # each [rows, ...]
+        """
+
+    def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
+        """Pixels from -1 to 1  # [1, 3, H, W], from one clean latent  # [1, C, h, w]; `precise` computes in fp32."""

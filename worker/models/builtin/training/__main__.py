@@ -1,0 +1,112 @@
+"""The whole training, stage by stage; what is finished is not done again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from rich.console import Console
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from worker.models.builtin.training import autoencoder, denoiser, scenes, text_encoder
+from worker.models.builtin.training.stage import Stage
+from worker.models.builtin.training.tokenizer import MAX_LENGTH, write_json, write_tokenizer
+
+DEFAULT_OUT = Path(__file__).resolve().parent.parent / "weights"
+CAPTIONS_PER_PICTURE = 2
+CHUNK = 1000
+
+
+def main() -> None:
+    """Train, save and say where."""
+    parser = argparse.ArgumentParser(prog="python -m worker.models.builtin.training", description=__doc__)
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="where the model folder is written")
+    parser.add_argument("--work", type=Path, default=Path(".training"), help="checkpoints, so that it can resume")
+    parser.add_argument("--pictures", type=int, default=40_000)
+    parser.add_argument("--text-steps", type=int, default=1_600)
+    parser.add_argument("--vae-steps", type=int, default=3_600)
+    parser.add_argument("--unet-steps", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=20)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    device = torch.device(arguments.device)
+    torch.manual_seed(arguments.seed)
+    console = Console()
+
+    def stage(name: str, steps: int, rate: float) -> Stage:
+        return Stage(name, steps, arguments.work, device, arguments.seed, rate)
+
+    write_tokenizer(arguments.work / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(arguments.work / "tokenizer")
+    encoder = text_encoder.train(stage("text encoder", arguments.text_steps, 1e-3), tokenizer)
+
+    console.log(f"drawing {arguments.pictures} pictures")
+    pictures, weights, captions = draw(arguments.pictures, arguments.seed)
+    vae_stage = stage("autoencoder", arguments.vae_steps, 2e-3)
+    vae = autoencoder.train(vae_stage, pictures)
+    console.log(f"autoencoder: {autoencoder.psnr(vae, pictures[:128], vae_stage):.1f} dB")
+
+    console.log("encoding pictures and captions")
+    latents = autoencoder.encode(vae, pictures, vae_stage) * float(vae.config.scaling_factor)
+    del pictures
+    embeddings = encode_captions(encoder, tokenizer, captions, device)
+    unconditional = encode_captions(encoder, tokenizer, [[""]], device)[0, 0]
+    unet = denoiser.train(stage("denoiser", arguments.unet_steps, 1e-3), latents, weights, embeddings, unconditional)
+
+    scheduler = DPMSolverMultistepScheduler(**denoiser.SCHEDULE, timestep_spacing="trailing", steps_offset=1)
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.to(dtype=torch.float16).save_pretrained(arguments.out, safe_serialization=True)
+    write_tokenizer(arguments.out / "tokenizer")
+    recipe = {key: value for key, value in vars(arguments).items() if key not in ("out", "work", "device")}
+    write_json(arguments.out / "recipe.json", json.loads(json.dumps(recipe)))
+    console.log(f"saved to {arguments.out}")
+
+
+def draw(count: int, seed: int) -> tuple[npt.NDArray[np.uint8], torch.Tensor, list[list[str]]]:
+    """Pictures  # [count, 128, 128, 3], what each place counts  # [count, 1, 16, 16], and captions."""
+    chunks = [(seed * 1_000_003 + start, min(CHUNK, count - start)) for start in range(0, count, CHUNK)]
+    with ProcessPoolExecutor() as pool:
+        parts = list(pool.map(_draw_chunk, chunks))
+    weights = denoiser.place_weights(torch.from_numpy(np.concatenate([part[1] for part in parts])).float()).half()
+    return np.concatenate([part[0] for part in parts]), weights, [texts for part in parts for texts in part[2]]
+
+
+def _draw_chunk(chunk: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16], list[list[str]]]:
+    seed, count = chunk
+    rng = random.Random(seed)
+    pictures, covered, captions = [], [], []
+    for _ in range(count):
+        scene = scenes.draw_scene(rng)
+        picture, mask = scenes.render(scene)
+        pictures.append(picture)
+        covered.append(mask.astype(np.float16))
+        captions.append([scenes.describe(scene, rng).text for _ in range(CAPTIONS_PER_PICTURE)])
+    return np.stack(pictures), np.stack(covered), captions
+
+
+@torch.no_grad()
+def encode_captions(
+    encoder: CLIPTextModel, tokenizer: CLIPTokenizer, captions: list[list[str]], device: torch.device
+) -> torch.Tensor:
+    """Embeddings of every caption in half precision.  # [n, k, 77, width]"""
+    flat = [text for texts in captions for text in texts]
+    embeddings = []
+    for start in range(0, len(flat), 512):
+        ids = text_encoder.tokenize(tokenizer, flat[start : start + 512]).to(device)
+        embeddings.append(encoder(ids).last_hidden_state.half().cpu())
+    return torch.cat(embeddings).view(len(captions), len(captions[0]), MAX_LENGTH, -1)
+
+
+if __name__ == "__main__":
+    main()

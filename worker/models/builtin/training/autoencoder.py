@@ -1,0 +1,87 @@
+"""Trains the built-in model's VAE: 128 px pictures to 4 x 16 x 16 latents and back.
+
+Most steps see 64 px pieces, which cost a quarter; the last ones see whole pictures, since group
+normalisation takes its statistics over everything it is shown.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import AutoencoderKL
+
+from worker.models.builtin.training import scenes
+from worker.models.builtin.training.stage import Stage
+
+BATCH = 16
+PIECE_PX = 64
+WHOLE_FROM = 0.88
+"""From this share of the steps on, pictures are shown whole."""
+KL_WEIGHT = 1e-4
+"""Small, so that pictures stay sharp; large enough that the decoder forgives a denoiser's small errors."""
+
+
+def build() -> AutoencoderKL:
+    """The VAE, untrained."""
+    return AutoencoderKL(
+        block_out_channels=(16, 32, 64, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=scenes.SIZE_PX,
+    )
+
+
+def to_tensor(pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """Pixels as the VAE reads them, -1 to 1.  # [n, 3, H, W]"""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def train(stage: Stage, pictures: npt.NDArray[np.uint8]) -> AutoencoderKL:
+    """Train on `pictures`  # [n, 128, 128, 3]; the latents' scale is written into the config."""
+    vae = build().to(stage.device)
+
+    def loss_at(step: int, generator: torch.Generator) -> torch.Tensor:
+        chosen = torch.randint(0, len(pictures), (BATCH,), generator=generator).numpy()
+        batch = to_tensor(pictures[chosen])
+        if step < WHOLE_FROM * stage.steps:
+            y, x = torch.randint(0, scenes.SIZE_PX - PIECE_PX + 1, (2,), generator=generator).tolist()
+            batch = batch[:, :, y : y + PIECE_PX, x : x + PIECE_PX]
+        batch = batch.to(stage.device)
+        with stage.autocast():
+            posterior = vae.encode(batch).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(stage.device)
+            decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        error = decoded.float() - batch
+        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
+        loss: torch.Tensor = error.abs().mean() + (error**2).mean() + KL_WEIGHT * kl
+        return loss
+
+    stage.run({"vae": vae}, loss_at)
+    vae = vae.eval().requires_grad_(False)
+    scale = 1.0 / float(encode(vae, pictures[:2048], stage).float().std())
+    vae.register_to_config(scaling_factor=round(scale, 5))
+    return vae
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], stage: Stage) -> torch.Tensor:
+    """The latents' means, unscaled, in half precision.  # [n, 4, 16, 16]"""
+    latents = []
+    for start in range(0, len(pictures), 64):
+        batch = to_tensor(pictures[start : start + 64]).to(stage.device)
+        with stage.autocast():
+            latents.append(vae.encode(batch).latent_dist.mean.half().cpu())
+    return torch.cat(latents)
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], stage: Stage) -> float:
+    """How well `pictures` survive there and back, in decibels."""
+    batch = to_tensor(pictures).to(stage.device)
+    decoded = vae.decode(vae.encode(batch).latent_dist.mean).sample.clamp(-1, 1)
+    return float(10 * torch.log10(4.0 / ((decoded - batch) ** 2).mean()))

@@ -1,0 +1,340 @@
+"""The pictures the built-in model learns: flat figures on a flat background, and the words for them.
+
+Knows geometry, colours and captions; knows nothing of tensors or training. The judge in `benches/`
+reads the same outlines and colours, so that a picture is measured by what it was asked to show.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+SIZE_PX = 128
+SUPERSAMPLING = 4
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (220, 40, 40),
+    "green": (40, 160, 65),
+    "blue": (45, 80, 215),
+    "yellow": (248, 215, 45),
+    "purple": (130, 55, 180),
+    "orange": (245, 135, 25),
+    "white": (248, 248, 248),
+    "black": (18, 18, 18),
+    "pink": (250, 150, 190),
+    "cyan": (60, 210, 225),
+}
+SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "diamond", "heart")
+RADII_PX = {"small": (16.0, 20.0), None: (25.0, 33.0), "large": (42.0, 50.0)}
+"""Half the longest side of a figure, as (least, most), by the word for its size."""
+
+POSITIONS: dict[str, tuple[int, int]] = {
+    "center": (0, 0),
+    "left": (-1, 0),
+    "right": (1, 0),
+    "top": (0, -1),
+    "bottom": (0, 1),
+    "top left": (-1, -1),
+    "top right": (1, -1),
+    "bottom left": (-1, 1),
+    "bottom right": (1, 1),
+}
+"""Direction from the middle of the picture by name, x to the right and y down."""
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One shape with what is said of it (None: nothing) and where it stands, in pixels."""
+
+    shape: str
+    colour: str
+    size: str | None
+    position: str | None
+    x: float
+    y: float
+    radius: float
+    rgb: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One or two figures on a background; `relation` says how two stand to each other."""
+
+    figures: tuple[Figure, ...]
+    background: str
+    background_rgb: tuple[int, int, int]
+    relation: str | None = None
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text and what it names, as indices into the vocabularies (the length of one: not named)."""
+
+    text: str
+    named: tuple[int, ...]
+
+
+def outline(shape: str) -> list[Points]:
+    """The polygons of `shape` inside the square from -1 to 1; every second one is a hole."""
+    round_ = [(math.cos(a), math.sin(a)) for a in np.linspace(0, 2 * math.pi, 96, endpoint=False)]
+    match shape:
+        case "circle":
+            return [round_]
+        case "ring":
+            return [round_, [(0.58 * x, 0.58 * y) for x, y in round_]]
+        case "square":
+            return [[(-0.86, -0.86), (0.86, -0.86), (0.86, 0.86), (-0.86, 0.86)]]
+        case "diamond":
+            return [[(0.0, -1.0), (0.78, 0.0), (0.0, 1.0), (-0.78, 0.0)]]
+        case "triangle":
+            return [[(0.0, -0.9), (1.0, 0.83), (-1.0, 0.83)]]
+        case "cross":
+            a = 0.34
+            return [
+                [
+                    (-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a),
+                    (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a),
+                ]
+            ]  # fmt: skip
+        case "star":
+            tips = [(1.0 if k % 2 == 0 else 0.42, -math.pi / 2 + k * math.pi / 5) for k in range(10)]
+            return [[(r * math.cos(a), r * math.sin(a) + 0.06) for r, a in tips]]
+        case "heart":
+            # x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t, scaled into the square.
+            ts = np.linspace(0, 2 * math.pi, 96, endpoint=False)
+            xs = 16 * np.sin(ts) ** 3
+            ys = 13 * np.cos(ts) - 5 * np.cos(2 * ts) - 2 * np.cos(3 * ts) - np.cos(4 * ts)
+            return [[(float(x) / 16.5, -float(y + 2.5) / 16.5) for x, y in zip(xs, ys, strict=True)]]
+        case _:
+            raise ValueError(f"unknown shape {shape!r}")
+
+
+def coverage(shape: str, x: float, y: float, radius: float, size: int = SIZE_PX) -> npt.NDArray[np.float32]:
+    """How much of each pixel the figure covers, 0 to 1.  # [size, size]"""
+    canvas = Image.new("L", (size * SUPERSAMPLING, size * SUPERSAMPLING), 0)
+    draw = ImageDraw.Draw(canvas)
+    for k, polygon in enumerate(outline(shape)):
+        points = [((x + radius * px) * SUPERSAMPLING, (y + radius * py) * SUPERSAMPLING) for px, py in polygon]
+        draw.polygon(points, fill=255 if k % 2 == 0 else 0)
+    return np.asarray(canvas.reduce(SUPERSAMPLING), dtype=np.float32) / 255.0
+
+
+def render(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """The picture  # [128, 128, 3]  and how much of each pixel any figure covers.  # [128, 128]"""
+    picture = np.empty((SIZE_PX, SIZE_PX, 3), dtype=np.float32)
+    picture[:] = scene.background_rgb
+    covered = np.zeros((SIZE_PX, SIZE_PX), dtype=np.float32)
+    for figure in scene.figures:
+        mask = coverage(figure.shape, figure.x, figure.y, figure.radius)
+        picture += mask[..., None] * (np.asarray(figure.rgb, dtype=np.float32) - picture)
+        covered = np.maximum(covered, mask)
+    return np.round(picture).astype(np.uint8), covered
+
+
+def held_out(colour: str, shape: str, background: str) -> bool:
+    """Whether this combination is kept from training, for the judge: every tenth of them."""
+    colours = list(COLOURS)
+    return (7 * colours.index(colour) + 3 * SHAPES.index(shape) + colours.index(background)) % 10 == 0
+
+
+def place(position: str | None, radius: float, rng: random.Random) -> tuple[float, float]:
+    """A centre, in pixels, for a figure that is said to stand at `position`, wholly inside the picture."""
+    reach = SIZE_PX / 2 - radius - 3.0
+    dx, dy = POSITIONS[position or "center"]
+    loose = 7.0 if position is None else 3.0
+
+    def along(direction: int) -> float:
+        offset = direction * min(reach, 36.0) + rng.uniform(-loose, loose)
+        return SIZE_PX / 2 + max(-reach, min(reach, offset))
+
+    return along(dx), along(dy)
+
+
+def draw_scene(rng: random.Random) -> Scene:
+    """A scene at random, never one that is `held_out`."""
+    if rng.random() < 0.13:
+        return _draw_pair(rng)
+    while True:
+        shape, colour, background = rng.choice(SHAPES), rng.choice(list(COLOURS)), rng.choice(list(COLOURS))
+        if colour != background and not held_out(colour, shape, background):
+            break
+    size = rng.choices(["small", None, "large"], [0.25, 0.5, 0.25])[0]
+    position = None
+    if rng.random() < 0.55:
+        position = rng.choices(list(POSITIONS), [1.2, 2, 2, 2, 2, 0.6, 0.6, 0.6, 0.6])[0]
+    radius = rng.uniform(*RADII_PX[size])
+    x, y = place(position, radius, rng)
+    figure = Figure(shape, colour, size, position, x, y, radius, _shade(colour, rng))
+    return Scene((figure,), background, _shade(background, rng))
+
+
+def describe(scene: Scene, rng: random.Random) -> Caption:
+    """One of the many ways to ask for `scene`, which may leave things unsaid."""
+    named = _Named()
+    if len(scene.figures) == 2:
+        first, second = scene.figures
+        text = _phrase(first, named, 0, rng, full=True)
+        other = _phrase(second, named, 1, rng, full=True)
+        named.relation = RELATIONS.index(scene.relation or "beside")
+        match scene.relation:
+            case "above":
+                text = f"{text} above {other}"
+            case "sides":
+                text = f"{text} on the left and {other} on the right"
+            case _:
+                text = f"{text} {rng.choice(['and', 'and', 'next to'])} {other}"
+        if rng.random() < 0.85:
+            text = _with_background(text, scene.background, named, rng)
+        return Caption(_dress(text, rng), named.indices())
+    figure = scene.figures[0]
+    kind = rng.random()
+    if kind < 0.06:  # one thing alone, as negative prompts name it
+        return _only_one(figure, scene.background, named, rng)
+    text = _phrase(figure, named, 0, rng, full=kind > 0.14)
+    if figure.position is not None and rng.random() < 0.93:
+        named.position = list(POSITIONS).index(figure.position)
+        where = _where(figure.position, rng)
+        text = f"{where}, {text}" if rng.random() < 0.06 else f"{text} {where}"
+    if rng.random() < 0.82:
+        text = _with_background(text, scene.background, named, rng)
+    return Caption(_dress(text, rng), named.indices())
+
+
+RELATIONS = ("beside", "above", "sides")
+LEAD_INS = (
+    "a picture of", "a drawing of", "an image of", "a painting of", "an illustration of", "a photo of",
+    "picture of", "drawing of", "please draw", "draw", "a simple drawing of", "a nice picture of",
+)  # fmt: skip
+TRIMMINGS = (
+    "high quality", "best quality", "beautiful", "simple", "flat", "clean", "minimal", "detailed", "4k",
+    "vector art", "digital art", "nice", "bright", "masterpiece", "sharp",
+)  # fmt: skip
+SIZE_WORDS = {"small": ("small", "small", "little", "tiny"), "large": ("large", "large", "big", "huge")}
+
+
+class _Named:
+    """What a caption has named so far, as indices; a vocabulary's length stands for "not named"."""
+
+    def __init__(self) -> None:
+        self.shapes = [len(SHAPES)] * 2
+        self.colours = [len(COLOURS)] * 2
+        self.size = 2
+        self.position = len(POSITIONS)
+        self.background = len(COLOURS)
+        self.relation = len(RELATIONS)
+
+    def indices(self) -> tuple[int, ...]:
+        return (*self.shapes, *self.colours, self.size, self.position, self.background, self.relation)
+
+
+NAMED_CLASSES = (
+    len(SHAPES) + 1, len(SHAPES) + 1, len(COLOURS) + 1, len(COLOURS) + 1,
+    3, len(POSITIONS) + 1, len(COLOURS) + 1, len(RELATIONS) + 1,
+)  # fmt: skip
+"""How many values each entry of `Caption.named` can take."""
+
+
+def _phrase(figure: Figure, named: _Named, slot: int, rng: random.Random, *, full: bool) -> str:
+    words = []
+    if figure.size is not None and rng.random() < 0.93:
+        words.append(rng.choice(SIZE_WORDS[figure.size]))
+        named.size = 0 if figure.size == "small" else 1
+    if full or rng.random() < 0.5:
+        words.append(figure.colour)
+        named.colours[slot] = list(COLOURS).index(figure.colour)
+    if full or len(words) == 0 or rng.random() < 0.5:
+        words.append(figure.shape)
+        named.shapes[slot] = SHAPES.index(figure.shape)
+    else:
+        words.append(rng.choice(["shape", "figure", "thing"]))
+    return _article(" ".join(words), rng)
+
+
+def _article(words: str, rng: random.Random) -> str:
+    if rng.random() < 0.12:
+        return words
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _where(position: str, rng: random.Random) -> str:
+    if position == "center":
+        return rng.choice(["in the center", "in the center", "in the middle", "at the center"])
+    if " " in position:
+        return rng.choice(["in the {} corner", "at the {}", "in the {}"]).format(position)
+    if position in ("top", "bottom"):
+        return rng.choice(["at the {}", "at the {}", "on the {}"]).format(position)
+    return rng.choice(["on the {}", "on the {}", "at the {}", "on the {} side"]).format(position)
+
+
+def _with_background(text: str, background: str, named: _Named, rng: random.Random) -> str:
+    named.background = list(COLOURS).index(background)
+    article = "an" if background[0] in "aeiou" else "a"
+    form = rng.random()
+    if form < 0.62:
+        return f"{text} on {article} {background} background"
+    if form < 0.74:
+        return f"{text} on {background}"
+    if form < 0.86:
+        return f"{text}, {background} background"
+    if form < 0.93:
+        return f"{text} with {article} {background} background"
+    return f"on {article} {background} background, {text}"
+
+
+def _only_one(figure: Figure, background: str, named: _Named, rng: random.Random) -> Caption:
+    match rng.randrange(4):
+        case 0:
+            named.colours[0] = list(COLOURS).index(figure.colour)
+            return Caption(figure.colour, named.indices())
+        case 1:
+            named.shapes[0] = SHAPES.index(figure.shape)
+            return Caption(_article(figure.shape, rng), named.indices())
+        case 2:
+            named.background = list(COLOURS).index(background)
+            return Caption(f"{background} background", named.indices())
+        case _:
+            named.shapes[0] = SHAPES.index(figure.shape)
+            named.colours[0] = list(COLOURS).index(figure.colour)
+            return Caption(f"{figure.colour} {figure.shape}", named.indices())
+
+
+def _dress(text: str, rng: random.Random) -> str:
+    if rng.random() < 0.3:
+        text = f"{rng.choice(LEAD_INS)} {text}"
+    if rng.random() < 0.1:
+        text += ", " + ", ".join(rng.sample(TRIMMINGS, rng.randint(1, 3)))
+    if rng.random() < 0.05:
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        text += " " + "".join(rng.choice(letters) for _ in range(rng.randint(2, 8)))
+    return text
+
+
+def _draw_pair(rng: random.Random) -> Scene:
+    background = rng.choice(list(COLOURS))
+    others = [colour for colour in COLOURS if colour != background]
+    relation = rng.choice(RELATIONS)
+    figures = []
+    for sign in (-1, 1):
+        radius = rng.uniform(20.0, 26.0)
+        offset, drift = 32.0 * sign + rng.uniform(-3, 3), rng.uniform(-6, 6)
+        dx, dy = (drift, offset) if relation == "above" else (offset, drift)
+        colour = rng.choice(others)
+        figures.append(
+            Figure(
+                rng.choice(SHAPES), colour, None, None,
+                SIZE_PX / 2 + dx, SIZE_PX / 2 + dy, radius, _shade(colour, rng),
+            )
+        )  # fmt: skip
+    return Scene(tuple(figures), background, _shade(background, rng), relation)
+
+
+def _shade(colour: str, rng: random.Random) -> tuple[int, int, int]:
+    r, g, b = (max(0, min(255, c + rng.randint(-6, 6))) for c in COLOURS[colour])
+    return r, g, b

@@ -1,0 +1,119 @@
+"""Stable Diffusion 1.x and 2.x: a CLIP text encoder, a UNet with cross-attention, a VAE of factor 8."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from shared_worker.device import Device
+from worker.errors import ModelUnusable
+from worker.models.base import Conditioning
+from worker.models.registry import Checkpoint, read_json
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class StableDiffusion:
+    """The four parts of a checkpoint, on one device."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tokenizer: CLIPTokenizer,
+        text_encoder: CLIPTextModel,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        device: torch.device,
+    ) -> None:
+        self.facts = checkpoint.facts
+        self.device = device
+        self.dtype = DTYPES[checkpoint.facts.dtype]
+        self.scheduler_config: Mapping[str, Any] = read_json(checkpoint.folder, "scheduler/scheduler_config.json")
+        self._tokenizer = tokenizer
+        self._text_encoder = text_encoder
+        self._unet = unet
+        self._vae = vae
+        self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def latent_shape(self, width_px: int, height_px: int) -> tuple[int, int, int]:
+        """(C, H/8, W/8)."""
+        return int(self._vae.config.latent_channels), height_px // self._factor, width_px // self._factor
+
+    @torch.inference_mode()
+    def encode_prompt(self, text: str) -> Conditioning:
+        """The last hidden states of the text encoder; a prompt beyond 77 tokens is cut."""
+        tokens = self._tokenizer(
+            text,
+            padding="max_length",
+            max_length=self._tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        mask = None
+        if getattr(self._text_encoder.config, "use_attention_mask", False):
+            mask = tokens.attention_mask.to(self.device)
+        hidden = self._text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
+        return Conditioning({"encoder_hidden_states": hidden.to(self.dtype)})  # [1, 77, width]
+
+    @torch.inference_mode()
+    def predict(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """One forward of the UNet.  # [rows, C, h, w]"""
+        output = self._unet(latents.to(self.dtype), timesteps, return_dict=False, **conditioning)[0]
+        return cast(torch.Tensor, output)
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
+        """Through the VAE, in fp32 if asked or if the checkpoint says that its VAE overflows in less."""
+        precise = precise or (self.dtype == torch.float16 and bool(self._vae.config.force_upcast))
+        dtype = torch.float32 if precise else self.dtype
+        if self._vae.dtype != dtype:
+            self._vae.to(dtype)
+        try:
+            scaled = (latents / self._vae.config.scaling_factor).to(dtype)
+            return cast(torch.Tensor, self._vae.decode(scaled, return_dict=False)[0])
+        finally:
+            if self._vae.dtype != self.dtype:
+                self._vae.to(self.dtype)
+
+
+def load(checkpoint: Checkpoint, device: Device, report: Callable[[float], None]) -> StableDiffusion:
+    """Read every part from the folder, safetensors alone, without network. Raises ModelUnusable."""
+    folder, target = checkpoint.folder, torch.device(device.torch_name)
+    options = {"use_safetensors": True, "local_files_only": True, "torch_dtype": DTYPES[checkpoint.facts.dtype]}
+    # Diffusers streams weights with accelerate where that is installed; it is not needed here.
+    diffusers_options = options | {"low_cpu_mem_usage": False}
+    report(0.05)
+    parts: dict[str, Any] = {}
+    loaders: tuple[tuple[str, Any, dict[str, Any]], ...] = (
+        ("text_encoder", CLIPTextModel, options),
+        ("unet", UNet2DConditionModel, diffusers_options),
+        ("vae", AutoencoderKL, diffusers_options),
+    )
+    try:
+        parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        for count, (name, cls, how) in enumerate(loaders, start=1):
+            _require_weights(folder / name)
+            parts[name] = cls.from_pretrained(folder / name, **how).to(target).eval().requires_grad_(False)
+            report(0.05 + 0.95 * count / len(loaders))
+    except ModelUnusable:
+        raise
+    except Exception as error:
+        logger.debug("loading failed", exc_info=error)
+        raise ModelUnusable(f"the model's weights cannot be loaded ({type(error).__name__})") from error
+    return StableDiffusion(checkpoint, device=target, **parts)
+
+
+def _require_weights(folder: Path) -> None:
+    if not any(folder.glob("*.safetensors")):
+        raise ModelUnusable(f"the model has no safetensors weights for its {folder.name}")

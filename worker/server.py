@@ -1,0 +1,66 @@
+"""uvicorn with a shutdown that ends every stream: drain first, with the server still answering, then close."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+KEEP_ALIVE_S = 75
+"""Longer than the usual 60 s of reverse proxies, which otherwise race a closing connection."""
+CLOSE_S = 2
+
+
+class Server(uvicorn.Server):
+    """On the first SIGTERM or SIGINT runs `drain`; a second one cuts it short (`drain` is cancelled)."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._draining: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Remember the loop: signals arrive outside it."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by Python between two bytecodes of the main thread."""
+        if self._loop is None:
+            raise SystemExit(128 + sig)
+        self._loop.call_soon_threadsafe(self.begin_shutdown)
+
+    def begin_shutdown(self) -> None:
+        """Start to drain, or stop draining if that has begun; on the event loop."""
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain_and_exit())
+        else:
+            self._draining.cancel()
+
+    async def _drain_and_exit(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._drain()
+        self.should_exit = True
+
+
+def make_server(app: FastAPI, drain: Callable[[], Awaitable[None]], log_level: str) -> Server:
+    """h11 bounds headers; access lines are left to the proxy in front."""
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        log_level=log_level,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=CLOSE_S,
+    )
+    return Server(config, drain)

@@ -1,0 +1,83 @@
+"""What an operator can set, from flags and from `SDW_…` in the environment; flags win.
+
+Frozen once read. Unknown flags and unknown `SDW_…` variables are refused, so that nothing is ignored silently.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from worker import __version__
+from worker.errors import ConfigurationError
+
+PREFIX = "SDW_"
+
+
+class Settings(BaseSettings):
+    """One field for each flag; the descriptions are what `--help` shows."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    model: str = Field("builtin", description="'builtin' or a diffusers folder")
+    host: str = Field("127.0.0.1", description="address to listen on; any other than loopback needs a token")
+    port: int = Field(8600, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    worker_id: str = Field(default_factory=socket.gethostname, description="name of this worker", max_length=200)
+    queue_capacity: int = Field(64, ge=1, le=100_000, description="jobs that may wait")
+    max_rows: int = Field(16, ge=2, le=1024, description="rows in one model call; a job with guidance has two an image")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="what the model computes in")
+    device_index: int = Field(0, ge=0, description="which CUDA device")
+    drain_s: float = Field(25.0, ge=0, le=3600, description="seconds that running jobs get to finish at shutdown")
+    token_file: Path | None = Field(None, description="file whose lines are the accepted bearer tokens")
+    token: SecretStr | None = Field(None, description="bearer token; by environment only")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
+
+
+ENVIRONMENT_ONLY = ("token",)
+
+
+def read_settings(backend: str, arguments: list[str]) -> Settings:
+    """Parse flags and environment. Raises ConfigurationError; `--help` and bad flags end the process as usual."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+        raise ConfigurationError(f"unknown environment variable {', '.join(unknown)}")
+    flags = {name: value for name, value in vars(_parser(backend).parse_args(arguments)).items() if value is not None}
+    flags.pop("command", None)
+    try:
+        return Settings(**flags)
+    except ValidationError as invalid:
+        faults = [f"--{_flag(str(fault['loc'][0]))}: {fault['msg']}" for fault in invalid.errors()]
+        raise ConfigurationError("; ".join(faults)) from None
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _parser(backend: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"sd-worker-{backend}",
+        description="Serves one Stable Diffusion model over HTTP and Server-Sent Events until it is stopped.",
+        epilog="Each flag can also be set in the environment, e.g. SDW_PORT=8600. The token goes by SDW_TOKEN or "
+        "--token-file, never as a flag.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", nargs="?", choices=["serve"], default="serve", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"sd-worker {__version__}")
+    for name, field in Settings.model_fields.items():
+        if name in ENVIRONMENT_ONLY:
+            continue
+        choices: Any = getattr(field.annotation, "__args__", None) if name in ("dtype", "log_level") else None
+        default = "the host's name" if field.default_factory else field.default
+        shown = f" (default: {default})" if default is not None else ""
+        metavar = None if choices else name.rsplit("_", 1)[-1].upper()
+        parser.add_argument(
+            f"--{_flag(name)}", dest=name, choices=choices, metavar=metavar, help=f"{field.description}{shown}"
+        )
+    return parser
