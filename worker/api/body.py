@@ -201,7 +201,19 @@ def _where_malformed(body: bytes) -> str:
 
 
 def openapi_body() -> dict[str, Any]:
-    """The request body as the OpenAPI document shows it."""
-    schema = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    """The request body as the OpenAPI document shows it, in one piece."""
+    schema = JobRequest.model_json_schema()
+    definitions = schema.pop("$defs")
+
+    def inlined(part: Any) -> Any:
+        match part:
+            case {"$ref": str(reference), **rest}:
+                return inlined(definitions[reference.rpartition("/")[2]]) | rest
+            case dict():
+                return {name: inlined(value) for name, value in part.items()}
+            case list():
+                return [inlined(value) for value in part]
+            case _:
+                return part
+
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined(schema)}}}}

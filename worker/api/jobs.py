@@ -33,7 +33,9 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         params = parse_job(body, facts, service.limits)
         job, is_new = service.submit(params, key, hashlib.sha256(body).digest())
         return JSONResponse(
-            job_json(job), status_code=202 if is_new else 200, headers={"Location": f"/v1/jobs/{job.id}"}
+            job_json(job, service.places()),
+            status_code=202 if is_new else 200,
+            headers={"Location": f"/v1/jobs/{job.id}"},
         )
 
     @routes.get("/v1/jobs", summary="List the known jobs, newest first")
@@ -45,23 +47,23 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
             known = [job.id for job in service.store.newest_first()]
             later = set(known[known.index(service.store.get(after).id) + 1 :])
             jobs = [job for job in jobs if job.id in later]
-        page = jobs[:limit]
+        page, places = jobs[:limit], service.places()
         return {
-            "jobs": [job_json(job) for job in page],
+            "jobs": [job_json(job, places) for job in page],
             "next": page[-1].id if len(jobs) > len(page) else None,
         }
 
     @routes.get("/v1/jobs/{job_id}", summary="Show a job")
     async def get_job(job_id: str) -> dict[str, Any]:
         """The job as it stands now."""
-        return job_json(service.store.get(job_id))
+        return job_json(service.store.get(job_id), service.places())
 
     @routes.delete("/v1/jobs/{job_id}", status_code=202, summary="Cancel a job")
     async def cancel_job(job_id: str) -> Response:
         """202 while it takes effect, 200 when the job has already ended; harmless when repeated."""
         already = service.store.get(job_id).ended
         job = service.cancel(job_id)
-        return JSONResponse(job_json(job), status_code=200 if already else 202)
+        return JSONResponse(job_json(job, service.places()), status_code=200 if already else 202)
 
     return routes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
@@ -15,15 +16,16 @@ from worker.jobs.params import JobParams
 Json = dict[str, Any]
 
 
-def job_json(job: Job) -> Json:
-    """A job as `GET /v1/jobs/{job_id}` answers it."""
+def job_json(job: Job, places: Mapping[str, tuple[int, float | None]]) -> Json:
+    """A job as `GET /v1/jobs/{job_id}` answers it; `places` are those of the waiting jobs, by id."""
     failure = job.failure
+    position, eta_s = places.get(job.id, (None, job.eta_s))
     return {
         "job_id": job.id,
         "sse_url": f"/v1/jobs/{job.id}/stream",
         "status": job.status.value,
-        "position": job.position,
-        "eta_s": job.eta_s,
+        "position": position,
+        "eta_s": eta_s,
         "progress": {
             "step": job.progress.step,
             "steps": job.progress.steps,

@@ -58,9 +58,10 @@ class JobService:
         except Full:
             raise errors.QueueFull(self._retry_after_s(snapshot)) from None
         self.store.add(job, key, digest)
-        position = len(snapshot.waiting)
-        after = self.engine.snapshot().waiting
-        self._record(job, Queued(after.index(job.id) if job.id in after else 0, self._eta_s(position, snapshot)))
+        snapshot = self.engine.snapshot()
+        # The engine may have taken it already; its `Started` is then on the way and comes after this.
+        position = snapshot.waiting.index(job.id) if job.id in snapshot.waiting else 0
+        self._record(job, Queued(position, self._eta_s(position, snapshot)))
         loop = asyncio.get_running_loop()
         self._timers[job.id] = loop.call_later(params.timeout_s, self.cancel, job.id, CancelReason.TIMEOUT)
         return job, True
@@ -87,6 +88,11 @@ class JobService:
             self._record(job, event)
         if started:
             self._positions_changed()
+
+    def places(self) -> dict[str, tuple[int, float | None]]:
+        """(position, eta_s) of every waiting job at this moment; streams are told at most once a second."""
+        snapshot = self.engine.snapshot()
+        return {job_id: (k, self._eta_s(k, snapshot)) for k, job_id in enumerate(snapshot.waiting)}
 
     def reader_left(self, job: Job) -> None:
         """Tell that a stream was closed by its reader; the last one may take the job along."""
