@@ -42,11 +42,10 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
     async def list_jobs(request: Request) -> dict[str, Any]:
         """Paged by `limit` and `after` (the last id of the page before), filtered by `status`."""
         limit, after, status = _page(request)
-        jobs = [job for job in service.store.newest_first() if status is None or job.status is status]
+        jobs = service.store.newest_first()
         if after is not None:
-            known = [job.id for job in service.store.newest_first()]
-            later = set(known[known.index(service.store.get(after).id) + 1 :])
-            jobs = [job for job in jobs if job.id in later]
+            jobs = jobs[jobs.index(service.store.get(after)) + 1 :]
+        jobs = [job for job in jobs if status is None or job.status is status]
         page, places = jobs[:limit], service.places()
         return {
             "jobs": [job_json(job, places) for job in page],

@@ -19,7 +19,7 @@ Json = dict[str, Any]
 def job_json(job: Job, places: Mapping[str, tuple[int, float | None]]) -> Json:
     """A job as `GET /v1/jobs/{job_id}` answers it; `places` are those of the waiting jobs, by id."""
     failure = job.failure
-    position, eta_s = places.get(job.id, (None, job.eta_s))
+    position, eta_s = places.get(job.id, (job.position, job.eta_s))
     return {
         "job_id": job.id,
         "sse_url": f"/v1/jobs/{job.id}/stream",
