@@ -32,7 +32,7 @@ WEIGHTS = Path(__file__).parents[1] / "worker" / "models" / "builtin" / "weights
 DEFAULT_GUIDANCE = 4.0
 """Where the model folder names none in `sd_worker.json`."""
 SELF_CHECK_FLOOR = 0.99
-"""A judge that misreads more than this leaves of pictures known to be right measures itself."""
+"""Of pictures known to be right. Below it, the rates would tell of the judge and not of the model."""
 SAMPLERS = {
     "ddim": "DDIMScheduler",
     "dpmpp_2m": "DPMSolverMultistepScheduler",
@@ -58,7 +58,7 @@ def draw(
 ) -> Iterator[Picture]:
     """The stock pipeline's picture for each prompt, in order.  # [128, 128, 3] each
 
-    Each has a generator of its own on the CPU, so that a picture depends neither on its batch nor on the device.
+    Each has a generator of its own on the CPU, so that it starts from the same noise in any batch, on any device.
     """
     import diffusers
     import torch

@@ -6,7 +6,7 @@ import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from worker.jobs.events import Cancelled, Completed, Event, Failed, Progress, Started
+from worker.jobs.events import Cancelled, Completed, Event, Failed, Progress, Queued, Started
 from worker.jobs.job import Job
 
 STEP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -59,6 +59,9 @@ class Metrics:
         """One event of a job's life."""
         waited_s = time.monotonic() - job.accepted_at
         match event:
+            case Queued():
+                if job.log.last_id == 1:
+                    self.accepted.inc()
             case Started():
                 self.queue_wait.observe(waited_s)
             case Progress(step=1):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from worker.errors import BodyTooLarge, FieldFault, InvalidRequest, MalformedBody, ModelMismatch, UnsupportedMediaType
 from worker.jobs.params import (
@@ -30,6 +31,10 @@ RANDOM_SEEDS = 2**32
 LATER = ("image", "mask", "strength", "loras", "controls")
 """Fields of the contract that this worker's tasks have no use for yet; they are refused, not ignored."""
 DEFAULT_QUALITY = 90
+MAX_FIELDS = 200
+MAX_QUOTES_AND_COMMAS = 20_000
+"""More than the longest texts can hold. A body of a million fields, each a fault, would hold up the event loop for a
+minute, and parsing alone takes seconds; counting takes milliseconds."""
 
 
 def _without_nul(text: str) -> str:
@@ -48,7 +53,7 @@ class _Strict(BaseModel):
 class PreviewRequest(_Strict):
     """Pictures of the work in progress, as `preview` events."""
 
-    every: int = Field(5, ge=1, le=150, description="a preview after each so many steps")
+    every: int = Field(5, ge=1, le=1_000_000, description="a preview after each so many steps")
     size: int = Field(256, ge=16, le=1024, description="its longest side in pixels; never larger than the picture")
     format: Literal["jpeg", "webp"] = "jpeg"
 
@@ -105,29 +110,40 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 def parse_job(body: bytes, facts: ModelFacts, limits: Limits) -> JobParams:
     """Raises MalformedBody, InvalidRequest with every fault, ModelMismatch."""
+    too_many = InvalidRequest(FieldFault("body", f"must not hold more than {MAX_FIELDS} fields"))
+    if body.count(b'"') + body.count(b",") > MAX_QUOTES_AND_COMMAS:
+        raise too_many
+    try:
+        value = from_json(body)
+    except ValueError:
+        raise MalformedBody(_where_malformed(body)) from None
+    fields = value if isinstance(value, dict) else {}
+    if len(fields) + sum(len(inner) for inner in fields.values() if isinstance(inner, dict)) > MAX_FIELDS:
+        raise too_many
     faults: list[FieldFault] = []
-    asked: JobRequest | None = None
     try:
         asked = JobRequest.model_validate_json(body)
     except ValidationError as invalid:
-        for fault in invalid.errors(include_url=False, include_context=False, include_input=False):
-            if fault["type"] == "json_invalid":
-                raise MalformedBody(_where_malformed(body)) from None
-            faults.append(_as_field_fault(fault["loc"], fault["type"], fault["msg"]))
-    if asked is None:
+        found = invalid.errors(include_url=False, include_context=False, include_input=False)
+        faults = [_as_field_fault(fault["loc"], fault["type"], fault["msg"]) for fault in found]
+        # What is wrong with one field shall not hide what is wrong with another.
+        faulty = {fault["loc"][0] for fault in found if fault["loc"]}
+        asked = JobRequest.model_construct(**{name: field for name, field in fields.items() if name not in faulty})
+    else:
+        if asked.model is not None and asked.model != facts.id:
+            raise ModelMismatch
+    known = {fault.field for fault in faults}
+    faults += [fault for fault in _unmet_limits(asked, facts, limits) if fault.field not in known]
+    if faults:
         raise InvalidRequest(*faults)
-    if asked.model is not None and asked.model != facts.id:
-        raise ModelMismatch
     return _with_defaults(asked, facts, limits)
 
 
-def _with_defaults(asked: JobRequest, facts: ModelFacts, limits: Limits) -> JobParams:
+def _unmet_limits(asked: JobRequest, facts: ModelFacts, limits: Limits) -> list[FieldFault]:
+    """What the loaded model or the worker's limits speak against."""
+    faults = []
     width, height = asked.width or facts.width, asked.height or facts.height
     steps = asked.steps or facts.steps
-    seed = secrets.randbelow(RANDOM_SEEDS) if asked.seed is None else asked.seed
-    sampler = asked.sampler or facts.sampler
-    timeout_s = limits.timeout_s if asked.timeout_s is None else asked.timeout_s
-    faults = []
     if Task(asked.task) not in facts.tasks:
         faults.append(FieldFault("task", f"must be one of {', '.join(facts.tasks)}"))
     for name, side in (("width", width), ("height", height)):
@@ -139,50 +155,51 @@ def _with_defaults(asked: JobRequest, facts: ModelFacts, limits: Limits) -> JobP
         faults.append(FieldFault("width", f"width x height must be at most {limits.max_pixels}"))
     if width * height * steps * asked.num_images > limits.max_work:
         faults.append(FieldFault("steps", f"width x height x steps x num_images must be at most {limits.max_work}"))
-    if seed + asked.num_images - 1 > MAX_SEED:
+    if (asked.seed or 0) + asked.num_images - 1 > MAX_SEED:
         faults.append(FieldFault("seed", f"seed + num_images - 1 must be at most {MAX_SEED}"))
-    if sampler not in facts.samplers:
+    if asked.sampler is not None and asked.sampler not in facts.samplers:
         faults.append(FieldFault("sampler", f"must be one of {', '.join(facts.samplers)}"))
-    if timeout_s > limits.timeout_s:
+    if asked.timeout_s is not None and asked.timeout_s > limits.timeout_s:
         faults.append(FieldFault("timeout_s", f"must be at most {limits.timeout_s:g}"))
-    for name, value in asked.labels.items():
-        if not name or "\x00" in name or max(len(name), len(value)) > limits.label_characters:
+    for name, text in asked.labels.items():
+        if not name or "\x00" in name or max(len(name), len(text)) > limits.label_characters:
             faults.append(FieldFault("labels", f"names and values hold 1 to {limits.label_characters} characters"))
             break
-    if faults:
-        raise InvalidRequest(*faults)
+    return faults
+
+
+def _with_defaults(asked: JobRequest, facts: ModelFacts, limits: Limits) -> JobParams:
     preview, output = asked.preview, asked.output
     return JobParams(
         task=Task(asked.task),
         prompt=asked.prompt,
         negative_prompt=asked.negative_prompt,
-        width=width,
-        height=height,
-        steps=steps,
+        width=asked.width or facts.width,
+        height=asked.height or facts.height,
+        steps=asked.steps or facts.steps,
         guidance_scale=facts.guidance_scale if asked.guidance_scale is None else asked.guidance_scale,
-        seed=seed,
+        seed=secrets.randbelow(RANDOM_SEEDS) if asked.seed is None else asked.seed,
         num_images=asked.num_images,
-        sampler=sampler,
+        sampler=asked.sampler or facts.sampler,
         preview=PreviewParams(preview.every, preview.size, ImageFormat(preview.format)) if preview else None,
         output=OutputParams(ImageFormat(output.format), output.quality, output.inline, output.metadata),
         priority=Priority(asked.priority),
         on_disconnect=OnDisconnect(asked.on_disconnect),
-        timeout_s=timeout_s,
+        timeout_s=limits.timeout_s if asked.timeout_s is None else asked.timeout_s,
         labels=asked.labels,
     )
 
 
 def _as_field_fault(location: tuple[int | str, ...], kind: str, message: str) -> FieldFault:
+    """Names that the client made up may hold anything, so they are not repeated unless they look like a field's."""
     known = [str(part)[:100] for part in location]
-    field = ".".join(known) or "body"
     if kind == "extra_forbidden":
-        later = len(location) == 1 and location[0] in LATER
-        # The name came from the client and may be anything; only a known one is repeated.
-        if later:
-            return FieldFault(field, "is not supported by the loaded model's tasks")
-        parent = ".".join(known[:-1])
-        return FieldFault(f"{parent}.{_safe(known[-1])}" if parent else _safe(known[-1]), "is not a known field")
-    return FieldFault(field, message.removeprefix("Value error, "))
+        if location[0] in LATER:
+            return FieldFault(known[0], "is not supported by the loaded model's tasks")
+        return FieldFault(".".join([*known[:-1], _safe(known[-1])]), "is not a known field")
+    if known[:1] == ["labels"]:
+        known = known[:1]
+    return FieldFault(".".join(known) or "body", message.removeprefix("Value error, "))
 
 
 def _safe(name: str) -> str:

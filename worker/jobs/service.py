@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterable
 from worker import errors
 from worker.jobs.engine import Engine, EngineState, Snapshot
 from worker.jobs.events import Cancelled, CancelReason, Ending, Event, Queued, Started, Timings
-from worker.jobs.job import Job
+from worker.jobs.job import Job, Status
 from worker.jobs.params import JobParams, Limits, OnDisconnect
 from worker.jobs.queue import Full, Work
 from worker.jobs.store import JobStore
 
 POSITION_EVERY_S = 1.0
+"""How often one waiting job is told where it stands, at most."""
+SETTLE_S = 0.05
+"""How long changes are gathered before positions are told, so that a burst of them costs one round."""
 UNRESPONSIVE_S = 2.0
 """How long after the drain's end an engine may take to end its jobs before they are ended for it."""
 
@@ -36,7 +39,6 @@ class JobService:
         self._on_event = on_event
         self._accepting = True
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._positions_told_at = -math.inf
         self._positions_due: asyncio.TimerHandle | None = None
         self._quiet = asyncio.Event()
 
@@ -76,6 +78,17 @@ class JobService:
                 self._record(job, Cancelled(job.cancel_reason, Timings(queue_s=waited_s, total_s=waited_s)))
                 self._positions_changed()
         return job
+
+    def locate(self) -> None:
+        """Note where every waiting job stands now: how many are ahead of it, and in how many seconds it is done."""
+        snapshot = self.engine.snapshot()
+        ahead = snapshot.running_image_steps
+        for position, job_id in enumerate(snapshot.waiting):
+            job = self.store.find(job_id)
+            if job is not None and not job.ended:
+                ahead += job.params.steps * job.params.num_images
+                job.position = position
+                job.eta_s = None if snapshot.image_step_s is None else round(ahead * snapshot.image_step_s, 3)
 
     def receive(self, events: Iterable[tuple[str, Event]]) -> None:
         """What the engine tells, in order. Events for a job that was ended here meanwhile come too late."""
@@ -130,31 +143,24 @@ class JobService:
             if not self.store.unended():
                 self._quiet.set()
 
-    def _positions_changed(self) -> None:
-        """Tell waiting jobs where they stand, at most once in `POSITION_EVERY_S`."""
+    def _positions_changed(self, in_s: float = SETTLE_S) -> None:
         if self._positions_due is None:
-            loop = asyncio.get_running_loop()
-            wait_s = max(0.0, self._positions_told_at + POSITION_EVERY_S - time.monotonic())
-            self._positions_due = loop.call_later(wait_s, self._tell_positions)
+            self._positions_due = asyncio.get_running_loop().call_later(in_s, self._tell_positions)
 
     def _tell_positions(self) -> None:
+        """Tell waiting jobs that they moved, each at most once in `POSITION_EVERY_S`."""
         self._positions_due = None
-        self._positions_told_at = time.monotonic()
-        snapshot = self.engine.snapshot()
-        for position, job_id in enumerate(snapshot.waiting):
-            job = self.store.find(job_id)
-            if job is not None and not job.ended and job.position != position:
-                self._record(job, Queued(position, self._eta_s(position, snapshot)))
-
-    def _eta_s(self, position: int, snapshot: Snapshot) -> float | None:
-        """Seconds until the job at `position` is done, if the engine goes on as it was measured."""
-        if snapshot.image_step_s is None:
-            return None
-        ahead = snapshot.running_image_steps
-        for job_id in snapshot.waiting[: position + 1]:
-            if (job := self.store.find(job_id)) is not None:
-                ahead += job.params.steps * job.params.num_images
-        return round(ahead * snapshot.image_step_s, 3)
+        self.locate()
+        now, next_due_s = time.monotonic(), math.inf
+        for job in self.store.unended():
+            if job.status is Status.QUEUED and job.position is not None and job.position != job.told_position:
+                due_s = job.told_at + POSITION_EVERY_S - now
+                if due_s <= 0:
+                    self._record(job, Queued(job.position, job.eta_s))
+                else:
+                    next_due_s = min(next_due_s, due_s)
+        if next_due_s < math.inf:
+            self._positions_changed(max(SETTLE_S, next_due_s))
 
     def _retry_after_s(self, snapshot: Snapshot) -> int:
         """Whole seconds until a place in the queue should be free: when the first waiting job is taken up."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,11 @@ import numpy.typing as npt
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from rich.console import Console
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from worker.models.builtin.training import autoencoder, denoiser, scenes, text_encoder
 from worker.models.builtin.training.stage import Stage
-from worker.models.builtin.training.tokenizer import MAX_LENGTH, write_json, write_tokenizer
+from worker.models.builtin.training.tokenizer import write_json, write_tokenizer
 
 DEFAULT_OUT = Path(__file__).resolve().parent.parent / "weights"
 CAPTIONS_PER_PICTURE = 2
@@ -30,9 +32,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="where the model folder is written")
     parser.add_argument("--work", type=Path, default=Path(".training"), help="checkpoints, so that it can resume")
     parser.add_argument("--pictures", type=int, default=40_000)
-    parser.add_argument("--text-steps", type=int, default=1_600)
-    parser.add_argument("--vae-steps", type=int, default=3_600)
-    parser.add_argument("--unet-steps", type=int, default=20_000)
+    parser.add_argument("--text-steps", type=int, default=1_200)
+    parser.add_argument("--vae-steps", type=int, default=3_200)
+    parser.add_argument("--decoder-steps", type=int, default=2_000)
+    parser.add_argument("--unet-steps", type=int, default=16_000)
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
@@ -52,14 +55,16 @@ def main() -> None:
     pictures, weights, captions = draw(arguments.pictures, arguments.seed)
     vae_stage = stage("autoencoder", arguments.vae_steps, 2e-3)
     vae = autoencoder.train(vae_stage, pictures)
+    vae = autoencoder.train_decoder(stage("decoder", arguments.decoder_steps, 1e-3), vae, pictures, weights)
     console.log(f"autoencoder: {autoencoder.psnr(vae, pictures[:128], vae_stage):.1f} dB")
 
-    console.log("encoding pictures and captions")
-    latents = autoencoder.encode(vae, pictures, vae_stage) * float(vae.config.scaling_factor)
+    latents = kept(arguments.work / "latents.pt", partial(autoencoder.encode, vae, pictures, vae_stage))
     del pictures
-    embeddings = encode_captions(encoder, tokenizer, captions, device)
-    unconditional = encode_captions(encoder, tokenizer, [[""]], device)[0, 0]
-    unet = denoiser.train(stage("denoiser", arguments.unet_steps, 1e-3), latents, weights, embeddings, unconditional)
+    ids = torch.stack([text_encoder.tokenize(tokenizer, texts).short() for texts in captions])
+    nothing = text_encoder.tokenize(tokenizer, [""])[0].short()
+    unet_stage = stage("denoiser", arguments.unet_steps, 1e-3)
+    scaled = latents * float(vae.config.scaling_factor)
+    unet = denoiser.train(unet_stage, scaled, weights, encoder, ids, nothing)
 
     scheduler = DPMSolverMultistepScheduler(**denoiser.SCHEDULE, timestep_spacing="trailing", steps_offset=1)
     pipeline = StableDiffusionPipeline(
@@ -68,6 +73,7 @@ def main() -> None:
     )  # fmt: skip
     pipeline.to(dtype=torch.float16).save_pretrained(arguments.out, safe_serialization=True)
     write_tokenizer(arguments.out / "tokenizer")
+    _say_float32(arguments.out / "text_encoder" / "config.json")
     recipe = {key: value for key, value in vars(arguments).items() if key not in ("out", "work", "device")}
     write_json(arguments.out / "recipe.json", json.loads(json.dumps(recipe)))
     console.log(f"saved to {arguments.out}")
@@ -95,17 +101,17 @@ def _draw_chunk(chunk: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDAr
     return np.stack(pictures), np.stack(covered), captions
 
 
-@torch.no_grad()
-def encode_captions(
-    encoder: CLIPTextModel, tokenizer: CLIPTokenizer, captions: list[list[str]], device: torch.device
-) -> torch.Tensor:
-    """Embeddings of every caption in half precision.  # [n, k, 77, width]"""
-    flat = [text for texts in captions for text in texts]
-    embeddings = []
-    for start in range(0, len(flat), 512):
-        ids = text_encoder.tokenize(tokenizer, flat[start : start + 512]).to(device)
-        embeddings.append(encoder(ids).last_hidden_state.half().cpu())
-    return torch.cat(embeddings).view(len(captions), len(captions[0]), MAX_LENGTH, -1)
+def _say_float32(config: Path) -> None:
+    """transformers loads in the type that the configuration names, diffusers in fp32: one pipeline needs one type."""
+    write_json(config, json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"})
+
+
+def kept(path: Path, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What `make` gives, kept in a file for the next run that resumes."""
+    if not path.exists():
+        torch.save(make(), path)
+    tensor: torch.Tensor = torch.load(path, weights_only=True)
+    return tensor
 
 
 if __name__ == "__main__":

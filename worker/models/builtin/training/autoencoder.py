@@ -1,7 +1,7 @@
 """Trains the built-in model's VAE: 128 px pictures to 4 x 16 x 16 latents and back.
 
-Most steps see 64 px pieces, which cost a quarter; the last ones see whole pictures, since group
-normalisation takes its statistics over everything it is shown.
+First both halves together, mostly on 64 px pieces, which cost a quarter; then, with the encoder and so all latents
+standing still, the decoder alone on whole pictures, with an eye on figures and their outlines.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKL
+from torch import nn
 
 from worker.models.builtin.training import scenes
 from worker.models.builtin.training.stage import Stage
 
 BATCH = 16
+DECODER_BATCH = 8
 PIECE_PX = 64
 WHOLE_FROM = 0.88
-"""From this share of the steps on, pictures are shown whole."""
+"""From this share of the steps on, pictures are shown whole: group normalisation looks at all it is given."""
 KL_WEIGHT = 1e-4
 """Small, so that pictures stay sharp; large enough that the decoder forgives a denoiser's small errors."""
 
@@ -62,9 +64,33 @@ def train(stage: Stage, pictures: npt.NDArray[np.uint8]) -> AutoencoderKL:
         return loss
 
     stage.run({"vae": vae}, loss_at)
-    vae = vae.eval().requires_grad_(False)
+    vae.eval().requires_grad_(False)
     scale = 1.0 / float(encode(vae, pictures[:2048], stage).float().std())
     vae.register_to_config(scaling_factor=round(scale, 5))
+    return vae
+
+
+def train_decoder(
+    stage: Stage, vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], weights: torch.Tensor
+) -> AutoencoderKL:
+    """Go on with the decoder of a trained `vae`; `weights` say what each latent place counts.  # [n, 1, 16, 16]"""
+    decoder = nn.ModuleList([vae.decoder, vae.post_quant_conv]).requires_grad_(True)
+
+    def loss_at(step: int, generator: torch.Generator) -> torch.Tensor:
+        chosen = torch.randint(0, len(pictures), (DECODER_BATCH,), generator=generator)
+        batch = to_tensor(pictures[chosen.numpy()]).to(stage.device)
+        weight = nn.functional.interpolate(weights[chosen].float(), scale_factor=8.0).to(stage.device)
+        with stage.autocast():
+            with torch.no_grad():
+                posterior = vae.encode(batch).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(stage.device)
+            decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        error = decoded.float() - batch
+        loss: torch.Tensor = (weight * (error.abs() + error**2)).mean()
+        return loss
+
+    stage.run({"decoder": decoder}, loss_at)
+    vae.eval().requires_grad_(False)
     return vae
 
 

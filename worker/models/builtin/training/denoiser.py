@@ -11,6 +11,7 @@ import copy
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
+from transformers import CLIPTextModel
 
 from worker.models.builtin.training.stage import Stage
 from worker.models.builtin.training.text_encoder import WIDTH
@@ -54,13 +55,14 @@ def train(
     stage: Stage,
     latents: torch.Tensor,
     weights: torch.Tensor,
-    embeddings: torch.Tensor,
+    encoder: CLIPTextModel,
+    ids: torch.Tensor,
     unconditional: torch.Tensor,
 ) -> UNet2DConditionModel:
     """Train and return the averaged weights.
 
     `latents` are scaled  # [n, 4, 16, 16];  `weights` say what a place counts  # [n, 1, 16, 16];
-    `embeddings` hold k captions of every picture  # [n, k, 77, width];  `unconditional`  # [77, width]
+    `ids` are the tokens of k captions of every picture  # [n, k, 77];  `unconditional`, of the empty one  # [77]
     """
     unet = build().to(stage.device)
     average = copy.deepcopy(unet).requires_grad_(False)
@@ -68,9 +70,11 @@ def train(
 
     def loss_at(step: int, generator: torch.Generator) -> torch.Tensor:
         chosen = torch.randint(0, len(latents), (BATCH,), generator=generator)
-        wording = torch.randint(0, embeddings.shape[1], (BATCH,), generator=generator)
-        text = embeddings[chosen, wording].float()
-        text[torch.rand(BATCH, generator=generator) < UNCONDITIONAL] = unconditional.float()
+        wording = torch.randint(0, ids.shape[1], (BATCH,), generator=generator)
+        asked = ids[chosen, wording].long()
+        asked[torch.rand(BATCH, generator=generator) < UNCONDITIONAL] = unconditional.long()
+        with torch.no_grad():
+            text = encoder(asked.to(stage.device)).last_hidden_state  # [batch, 77, width]
         # Half of the timesteps even, half leaning to the noisy end, where colour, place and shape are decided.
         draw = torch.rand(2, BATCH, generator=generator)
         position = torch.where(draw[0] < 0.5, draw[1], draw[1].sqrt())
@@ -81,7 +85,7 @@ def train(
         x_t = alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise
         v = alpha.sqrt() * noise - (1 - alpha).sqrt() * x_0
         with stage.autocast():
-            v_pred = unet(x_t, timesteps, text.to(stage.device)).sample
+            v_pred = unet(x_t, timesteps, text).sample
         loss: torch.Tensor = (weights[chosen].float().to(stage.device) * (v_pred.float() - v) ** 2).mean()
         return loss
 

@@ -79,6 +79,7 @@ class Stage:
                     average = value if average is None else 0.9 * average + 0.1 * value
                     progress.update(task, completed=step + 1, loss=average)
                 if (step + 1) % SAVE_EVERY == 0 or step + 1 == self.steps:
+                    progress.update(task, completed=step + 1)
                     self._save(modules, optimizer, step + 1)
                     progress.console.log(f"{self.name}: step {step + 1} of {self.steps}, loss {average:.4f}")
 

@@ -1,0 +1,54 @@
+# Two targets from one build:
+#   docker build --target cuda -t sd-worker:cuda .
+#   docker build --target cpu -t sd-worker:cpu --build-arg PIP_EXTRA_INDEX=<index with CPU builds of torch> .
+# Without PIP_EXTRA_INDEX the cpu image works too, only larger: it then carries the CUDA libraries.
+#
+# The image listens on every address, so it starts only with a token:
+#   docker run --read-only --tmpfs /tmp -e SDW_TOKEN -p 8600:8600 sd-worker:cpu
+#   docker run --gpus all -e SDW_TOKEN -p 8600:8600 -v /path/to/model:/model:ro sd-worker:cuda --model /model
+
+FROM python:3.11-slim AS build
+ARG PIP_EXTRA_INDEX=""
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1
+RUN python -m venv /opt/sd-worker
+ENV PATH=/opt/sd-worker/bin:$PATH
+WORKDIR /build
+# Dependencies before sources: a change of code does not install torch again.
+COPY pyproject.toml constraints.txt ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > requirements.txt \
+    && pip install --constraint constraints.txt ${PIP_EXTRA_INDEX:+--extra-index-url "$PIP_EXTRA_INDEX"} \
+        setuptools --requirement requirements.txt
+COPY README.md LICENSE ./
+COPY shared_worker shared_worker
+COPY worker worker
+RUN pip install --no-deps --no-build-isolation .
+
+FROM python:3.11-slim AS runtime
+RUN groupadd --gid 10001 worker \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp worker \
+    && install --directory --owner worker --group worker /state
+COPY --from=build /opt/sd-worker /opt/sd-worker
+# Nothing outside /tmp, and /state where it is used, is ever written: the root may be read-only.
+# Address and port stand in the environment and not in CMD: flags given to `docker run` do not drop them, and the
+# health check knows the port.
+ENV PATH=/opt/sd-worker/bin:$PATH \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    SDW_HOST=0.0.0.0 \
+    SDW_PORT=8600
+WORKDIR /tmp
+USER 10001:10001
+EXPOSE 8600
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open(f'http://127.0.0.1:{os.environ[\"SDW_PORT\"]}/health', timeout=4)"]
+
+FROM runtime AS cuda
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+ENTRYPOINT ["sd-worker-cuda"]
+CMD ["serve"]
+
+FROM runtime AS cpu
+ENTRYPOINT ["sd-worker-cpu"]
+CMD ["serve"]

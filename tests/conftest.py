@@ -1,0 +1,57 @@
+"""What every test may use: a guard against hanging, a way to wait, real workers on real ports."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import pytest
+
+from tests.serving import ServedWorker
+
+GUARD_S = 120.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"guard(seconds): fail the test after so long, instead of {GUARD_S:g} s")
+
+
+@pytest.fixture(autouse=True)
+def guard(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test hangs: the alarm raises in the main thread, wherever that waits."""
+    marker = request.node.get_closest_marker("guard")
+    seconds = marker.args[0] if marker else GUARD_S
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        pytest.fail(f"the test was not done after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def eventually(condition: Callable[[], object], within_s: float = 10.0) -> None:
+    """Return once `condition()` is true; fail if it is not within `within_s`."""
+    never, deadline = threading.Event(), time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        never.wait(0.005)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., ServedWorker]]:
+    """Start workers with `serve(runner, ...)`; they are stopped when the test is over."""
+    started: list[ServedWorker] = []
+
+    def start(*arguments: object, **settings: object) -> ServedWorker:
+        started.append(ServedWorker(*arguments, **settings))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.close()

@@ -1,0 +1,180 @@
+"""The whole way on the built-in model: from POST to the pixels, through the real worker in its own process."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+START_S, JOB_S = 120.0, 120.0
+LAUNCH = "from worker.main import cpu; raise SystemExit(cpu())"
+
+
+@dataclass
+class Worker:
+    """A worker process and what `/ready` said on the way up."""
+
+    process: subprocess.Popen[str]
+    url: str
+    ready_answers: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            answer = httpx.get(f"{self.url}/ready")
+            self.ready_answers.append((answer.status_code, answer.json()))
+            if answer.status_code == 200:
+                return
+            # Paced by the worker itself: this answers when the engine's thread lets the event loop run.
+            httpx.get(f"{self.url}/v1/info")
+        raise AssertionError("the worker did not get ready")
+
+
+def start(*flags: str) -> Worker:
+    process = subprocess.Popen([sys.executable, "-c", LAUNCH, "--port", "0", *flags], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            return Worker(process, found.group())
+    raise AssertionError("the worker did not say where it listens")
+
+
+def stop(worker: Worker) -> None:
+    if worker.process.poll() is None:
+        worker.process.terminate()
+        worker.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    worker = start()
+    try:
+        worker.wait_until_ready()
+        yield worker
+    finally:
+        stop(worker)
+
+
+def events(response: httpx.Response) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(id, event, data) of a stream."""
+    fields: dict[str, str] = {}
+    for line in response.iter_lines():
+        if line and not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif fields:
+            yield int(fields["id"]), fields["event"], json.loads(fields["data"])
+            fields = {}
+
+
+def draw(worker: Worker, **body: Any) -> tuple[list[tuple[int, str, dict[str, Any]]], Image.Image]:
+    """Post a job, follow it to its end, fetch its first image."""
+    with httpx.Client(base_url=worker.url, timeout=JOB_S) as client:
+        accepted = client.post("/v1/jobs", json=body)
+        assert accepted.status_code == 202, accepted.text
+        with client.stream("GET", accepted.json()["sse_url"]) as stream:
+            seen = list(events(stream))
+        assert seen[-1][1] == "completed", seen[-1]
+        image = client.get(seen[-1][2]["images"][0]["url"])
+        assert image.status_code == 200
+        return seen, Image.open(io.BytesIO(image.content))
+
+
+def near(picture: Image.Image, where: tuple[int, int], colour: tuple[int, int, int]) -> bool:
+    """Whether the pixels around `where` are, on the whole, of `colour`."""
+    x, y = where
+    patch = np.asarray(picture.crop((x - 4, y - 4, x + 4, y + 4)), dtype=float).reshape(-1, 3).mean(axis=0)
+    return bool(np.abs(patch - np.asarray(colour)).max() < 50)
+
+
+def test_ready_says_loading_before_it_says_ready(worker: Worker) -> None:
+    first, last = worker.ready_answers[0], worker.ready_answers[-1]
+    assert first[0] == 503
+    assert first[1]["reason"] == "loading"
+    assert 0 <= first[1]["progress"] <= 1
+    assert last == (200, {"ready": True})
+
+
+def test_a_green_heart_on_white_is_green_and_white(worker: Worker) -> None:
+    seen, picture = draw(
+        worker, prompt="a large green heart on a white background", seed=7, preview={"every": 5, "size": 64}
+    )
+    assert [number for number, _, _ in seen] == list(range(1, len(seen) + 1))
+    assert [data["step"] for _, name, data in seen if name == "progress"] == list(range(1, 21))
+    assert [data["step"] for _, name, data in seen if name == "preview"] == [5, 10, 15]
+    assert picture.size == (128, 128)
+    assert near(picture, (64, 60), (40, 160, 65))
+    for corner in ((6, 6), (121, 6), (6, 121), (121, 121)):
+        assert near(picture, corner, (248, 248, 248))
+    assert picture.info["parameters"].startswith("a large green heart on a white background\nSteps: 20, Sampler: ")
+
+
+def test_the_same_seed_draws_the_same_picture_in_company(worker: Worker) -> None:
+    body = {"prompt": "a red circle on a blue background", "seed": 11, "steps": 12}
+    _, alone = draw(worker, **body)
+    together: list[Image.Image] = []
+    others = [
+        {"prompt": "a yellow star", "seed": 1, "steps": 9, "sampler": "euler", "guidance_scale": 1.0},
+        {"prompt": "a black ring on the left", "seed": 2, "steps": 15, "sampler": "ddim"},
+        body,
+    ]
+    threads = [threading.Thread(target=lambda one=one: together.append(draw(worker, **one)[1])) for one in others[:2]]
+    for thread in threads:
+        thread.start()
+    _, in_company = draw(worker, **body)
+    for thread in threads:
+        thread.join(JOB_S)
+    assert len(together) == 2
+    error = np.asarray(alone, dtype=float) - np.asarray(in_company, dtype=float)
+    psnr_db = 10 * np.log10(255**2 / max(1e-9, float((error**2).mean())))
+    assert psnr_db >= 35
+
+
+def test_several_images_have_seeds_that_count_up(worker: Worker) -> None:
+    seen, _ = draw(worker, prompt="a pink diamond", seed=5, num_images=3, steps=4, output={"format": "webp"})
+    images = seen[-1][2]["images"]
+    assert [(image["index"], image["seed"], image["format"]) for image in images] == [
+        (0, 5, "webp"),
+        (1, 6, "webp"),
+        (2, 7, "webp"),
+    ]
+
+
+def test_any_text_at_all_is_drawn(worker: Worker) -> None:
+    for prompt in ("🦓 zébra \r\n\t id: 7", "word " * 400, "\u2028"):
+        seen, _ = draw(worker, prompt=prompt, steps=1)
+        assert seen[-1][1] == "completed"
+
+
+def test_sigterm_gives_an_open_stream_its_ending() -> None:
+    worker = start("--drain-s", "0")
+    try:
+        worker.wait_until_ready()
+        with httpx.Client(base_url=worker.url, timeout=JOB_S) as client:
+            url = client.post("/v1/jobs", json={"prompt": "a red star", "steps": 150}).json()["sse_url"]
+            names = []
+            with client.stream("GET", url) as stream:
+                for _, name, data in events(stream):
+                    names.append(name)
+                    if name == "progress" and data["step"] == 2:
+                        worker.process.send_signal(signal.SIGTERM)
+                    last = data
+        assert names[-1] == "cancelled"
+        assert last["reason"] == "shutdown"
+        assert worker.process.wait(30) == 0
+    finally:
+        stop(worker)
