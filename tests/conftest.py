@@ -10,7 +10,7 @@ from types import FrameType
 
 import pytest
 
-from tests.serving import ServedWorker
+from tests.serving import ServedWorker, smaller
 
 GUARD_S = 120.0
 
@@ -55,3 +55,11 @@ def serve() -> Iterator[Callable[..., ServedWorker]]:
     yield start
     for worker in started:
         worker.close()
+
+
+@pytest.fixture(scope="session")
+def instant() -> Iterator[ServedWorker]:
+    """One worker that draws at once, for the many tests that only ask something of it."""
+    worker = ServedWorker(limits=smaller(queue_capacity=1000))
+    yield worker
+    worker.close()

@@ -30,6 +30,9 @@ from worker.jobs.service import JobService
 from worker.metrics import Metrics
 from worker.server import Server, make_server
 
+PROMPT = "a red circle, whispered"
+LEAKS = ("Traceback", "/work", "site-packages", "0x", "red circle")
+"""What no refusal may hold: traces, paths, addresses, the prompt."""
 WAIT_S = 15.0
 """For anything that should come at once; long, because the machine may be busy."""
 
@@ -113,7 +116,7 @@ async def serve(
         )
 
     app = create_app(service, facts, metrics, worker_info, Tokens(tokens), stream_grace_s=5.0)
-    server = make_server(app, drain, "warning")
+    server = make_server(app, drain, service.hurry, "warning")
     engine.start()
     on_built(Parts(engine, service, server, failures))
     await server.serve(sockets=[listener])
@@ -137,7 +140,7 @@ class ServedWorker:
         listener = listen()
         self.port: int = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.Client(base_url=self.url, timeout=WAIT_S, trust_env=False)
+        self.client = self.new_client()
         self.status: int | None = None
         self._error: BaseException | None = None
         self._built, self._ready = threading.Event(), threading.Event()
@@ -207,9 +210,21 @@ class ServedWorker:
 
     # What clients do.
 
-    def post(self, **body: Any) -> dict[str, Any]:
+    def new_client(self) -> httpx.Client:
+        """A client that looks at every refusal it gets."""
+        return httpx.Client(
+            base_url=self.url, timeout=WAIT_S, trust_env=False, event_hooks={"response": [check_refusal]}
+        )
+
+    def try_post(self, body: Any = None, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+        """Post a usual job with `fields` changed, or `body` instead."""
+        return self.client.post(
+            "/v1/jobs", json={"prompt": PROMPT} | fields if body is None else body, headers=headers
+        )
+
+    def post(self, **fields: Any) -> dict[str, Any]:
         """Post a job that must be accepted."""
-        response = self.client.post("/v1/jobs", json={"prompt": "a red circle"} | body)
+        response = self.try_post(**fields)
         assert response.status_code == 202, response.text
         job: dict[str, Any] = response.json()
         return job
@@ -233,11 +248,25 @@ class ServedWorker:
             assert response.status_code == 200, response.read()
             return list(events_of(response))
 
-    def finish(self, **body: Any) -> dict[str, Any]:
+    def finish(self, **fields: Any) -> dict[str, Any]:
         """Post a job and return it once it has ended."""
-        job_id = self.post(**body)["job_id"]
+        job_id = self.post(**fields)["job_id"]
         self.stream(job_id)
         return self.job(job_id)
+
+
+def check_refusal(response: httpx.Response) -> None:
+    """Every refusal is a problem with its exact fields and without a word too many."""
+    probe = response.request.url.path in ("/health", "/ready")
+    if response.status_code < 400 or response.request.method == "HEAD" or probe:
+        return
+    text = response.read().decode()
+    assert response.headers["content-type"] == "application/problem+json", text
+    problem = response.json()
+    assert set(problem) == {"type", "title", "status", "detail", "code", "errors"}
+    assert problem["status"] == response.status_code < 500 or problem["status"] == 503, text
+    assert all(set(error) == {"field", "message"} for error in problem["errors"])
+    assert not [leak for leak in LEAKS if leak in text], text
 
 
 def events_of(response: httpx.Response) -> Iterator[SseEvent]:

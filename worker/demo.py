@@ -300,6 +300,7 @@ class Screen:
     """What the terminal shows: one bar and, where there are room and colours, the picture as it becomes clear."""
 
     def __init__(self, console: Console) -> None:
+        self._console = console
         columns = (TextColumn("{task.description:<8}"), BarColumn(), TextColumn("{task.fields[note]}", markup=False))
         self._bar = Progress(*columns, TimeElapsedColumn(), console=console)
         self._task = self._bar.add_task("starting", total=None, note="the worker")
@@ -314,6 +315,8 @@ class Screen:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+        if not self._console.is_interactive:  # there the bar is written once, without the end of its line
+            self._console.print()
 
     def show(self, phase: str, completed: float | None, total: float | None, note: str) -> None:
         """Move the bar; as long as nothing has a total it only says that something goes on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import logging
@@ -108,7 +109,8 @@ async def _run(
         return Denoiser(functools.partial(checkpoint.load, device))
 
     def on_engine_events(events: Sequence[tuple[str, Event]]) -> None:
-        loop.call_soon_threadsafe(service.receive, events)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            loop.call_soon_threadsafe(service.receive, events)
 
     def on_engine_ready() -> None:
         print(f"sd-worker-{device.backend}: ready", file=sys.stderr, flush=True)
@@ -116,7 +118,8 @@ async def _run(
     def on_engine_stop(reason: Exception | None) -> None:
         if reason is not None:
             failures.append(reason)
-            loop.call_soon_threadsafe(server.begin_shutdown)
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(server.begin_shutdown)
 
     metrics = Metrics()
     engine: Engine[Any] = Engine(
@@ -138,7 +141,7 @@ async def _run(
 
     info = functools.partial(_worker_info, settings, device, checkpoint.facts, engine, url, uuid.uuid4().hex)
     app = create_app(service, checkpoint.facts, metrics, info, tokens, STREAM_GRACE_S)
-    server = make_server(app, drain, settings.log_level)
+    server = make_server(app, drain, service.hurry, settings.log_level)
     engine.start()
     print(
         f"sd-worker-{device.backend} {__version__}: {checkpoint.facts.id} on {device.name}, {url} (loading)",
@@ -146,12 +149,16 @@ async def _run(
         flush=True,
     )
     await server.serve(sockets=[listener])
-    await service.drain(0.0)  # after a second signal: whatever the first drain left
-    await asyncio.to_thread(engine.stop, STOP_ENGINE_S)
+    stopped = await asyncio.to_thread(engine.stop, STOP_ENGINE_S)
     for failure in failures:
         detail = failure.detail if isinstance(failure, WorkerError) else type(failure).__name__
         print(f"sd-worker-{device.backend}: the engine failed: {detail}", file=sys.stderr)
-    return 1 if failures else 0
+    status = 1 if failures else 0
+    if not stopped:
+        # The engine's thread is deep inside the device; Python would wait for it, or crash under it, at exit.
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _tokens(settings: Settings) -> Tokens:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 from types import FrameType
@@ -17,11 +16,12 @@ CLOSE_S = 2
 
 
 class Server(uvicorn.Server):
-    """On the first SIGTERM or SIGINT runs `drain`; a second one cuts it short (`drain` is cancelled)."""
+    """On the first SIGTERM or SIGINT awaits `drain` and exits; on every further one calls `hurry`."""
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], Awaitable[None]], hurry: Callable[[], None]) -> None:
         super().__init__(config)
         self._drain = drain
+        self._hurry = hurry
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -37,19 +37,22 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self.begin_shutdown)
 
     def begin_shutdown(self) -> None:
-        """Start to drain, or stop draining if that has begun; on the event loop."""
+        """Start to drain, or hurry if that has begun; on the event loop."""
         if self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain_and_exit())
         else:
-            self._draining.cancel()
+            self._hurry()
 
     async def _drain_and_exit(self) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             await self._drain()
-        self.should_exit = True
+        finally:
+            self.should_exit = True
 
 
-def make_server(app: FastAPI, drain: Callable[[], Awaitable[None]], log_level: str) -> Server:
+def make_server(
+    app: FastAPI, drain: Callable[[], Awaitable[None]], hurry: Callable[[], None], log_level: str
+) -> Server:
     """h11 bounds headers; access lines are left to the proxy in front."""
     config = uvicorn.Config(
         app,
@@ -63,4 +66,4 @@ def make_server(app: FastAPI, drain: Callable[[], Awaitable[None]], log_level: s
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=CLOSE_S,
     )
-    return Server(config, drain)
+    return Server(config, drain, hurry)

@@ -151,9 +151,11 @@ def _unmet_limits(asked: JobRequest, facts: ModelFacts, limits: Limits) -> list[
             faults.append(FieldFault(name, f"must be a multiple of {facts.multiple}"))
         if not limits.min_side_px <= side <= limits.max_side_px:
             faults.append(FieldFault(name, f"must be from {limits.min_side_px} to {limits.max_side_px}"))
-    if width * height > limits.max_pixels:
+    if max(width, height) > limits.max_side_px:
+        pass  # what follows from too long a side is no fault of other fields
+    elif width * height > limits.max_pixels:
         faults.append(FieldFault("width", f"width x height must be at most {limits.max_pixels}"))
-    if width * height * steps * asked.num_images > limits.max_work:
+    elif width * height * steps * asked.num_images > limits.max_work:
         faults.append(FieldFault("steps", f"width x height x steps x num_images must be at most {limits.max_work}"))
     if (asked.seed or 0) + asked.num_images - 1 > MAX_SEED:
         faults.append(FieldFault("seed", f"seed + num_images - 1 must be at most {MAX_SEED}"))

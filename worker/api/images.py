@@ -18,13 +18,12 @@ def router(service: JobService) -> APIRouter:
     """`GET /v1/jobs/{job_id}/images/{index}`; HEAD too."""
     routes = APIRouter(tags=["jobs"])
 
-    @routes.api_route(
+    @routes.head("/v1/jobs/{job_id}/images/{index}", include_in_schema=False)
+    @routes.get(
         "/v1/jobs/{job_id}/images/{index}",
-        methods=["GET", "HEAD"],
         summary="Fetch a finished picture",
         response_class=Response,
         responses={200: {"content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}}}},
-        operation_id="get_image",
     )
     async def get_image(request: Request, job_id: str, index: str) -> Response:
         """The bytes; 206 for a `Range`, 304 where the client's copy is the same."""

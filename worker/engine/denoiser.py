@@ -23,6 +23,7 @@ from worker.jobs.params import JobParams
 if TYPE_CHECKING:
     from worker.models.base import Conditioning, Model
 
+OUT_OF_MEMORY = ("can't allocate memory", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 STICKY_CUDA_ERRORS = ("device-side assert", "illegal memory access", "unspecified launch failure", "ECC error")
 
 
@@ -128,7 +129,8 @@ class Denoiser:
     @torch.inference_mode()
     def preview(self, drawing: LatentDrawing) -> Pixels:
         """From the predicted clean latent, which is clear long before the noisy one."""
-        return preview.apply(drawing.predicted, self._colour_map)
+        with _mapped_errors():
+            return preview.apply(drawing.predicted, self._colour_map)
 
     @torch.inference_mode()
     def finish(self, drawing: LatentDrawing) -> Pixels:
@@ -152,7 +154,9 @@ class _mapped_errors:  # noqa: N801 - reads as a statement
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, torch.OutOfMemoryError):
+        # Only CUDA has a class for it; the CPU's allocator and Metal's raise a plain RuntimeError.
+        told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+        if told or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             raise OutOfMemory("The device's memory does not hold this job; fewer or smaller images may fit") from None
         if isinstance(error, RuntimeError) and any(sign in str(error) for sign in STICKY_CUDA_ERRORS):
             raise DeviceLost("the device reported an error that it does not recover from") from error

@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Protocol
 
 from worker.engine import batching, encoding
+from worker.engine.outbox import Outbox, Sink
 from worker.engine.run import JobRun
 from worker.engine.runner import D, DeviceLost, Drawing, Pixels, Runner
 from worker.errors import EngineFailed, JobFailure, OutOfMemory, StartError
 from worker.jobs.engine import EngineState, Snapshot
-from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Failed, Image, Preview, Progress, Started
+from worker.jobs.events import Cancelled, CancelReason, Completed, Ending, Failed, Image, Preview, Progress, Started
 from worker.jobs.params import PreviewParams
 from worker.jobs.queue import JobQueue, Work
 
@@ -30,8 +31,6 @@ IDLE_WAIT_S = 0.5
 ENCODING_THREADS = 2
 STALL_S = 60.0
 """Without a sign of life for this long, and for twenty usual steps, the engine counts as stuck."""
-
-Sink = Callable[[Sequence[tuple[str, Event]]], None]
 
 
 class Meter(Protocol):
@@ -63,23 +62,24 @@ class Engine(Generic[D]):
         *,
         model_id: str,
         max_rows: int,
+        stall_s: float = STALL_S,
         on_ready: Callable[[], None] = lambda: None,
         on_stop: Callable[[Exception | None], None] = lambda reason: None,
     ) -> None:
         self._make_runner = make_runner
         self._queue = queue
-        self._sink = sink
+        self._outbox = Outbox(sink)
         self._meter = meter
         self._model_id = model_id
         self._max_rows = max_rows
+        self._stall_s = stall_s
         self._on_ready = on_ready
         self._on_stop = on_stop
-        self._state = EngineState.LOADING
+        self._state = EngineState.LOADING  # set by the engine's thread alone, `_draining` by the front's
+        self._draining = False
         self._stopping = threading.Event()
         self._runs: dict[str, JobRun[D]] = {}
-        self._encoding: dict[str, JobRun[D]] = {}
         self._cancelled: dict[str, CancelReason] = {}
-        self._outbox: list[tuple[str, Event]] = []
         self._turn = 0
         self._load_progress = 0.0
         self._alive_at = time.monotonic()
@@ -107,31 +107,34 @@ class Engine(Generic[D]):
 
     def snapshot(self) -> Snapshot:
         """The engine now; cheap, from any thread."""
-        runs = list(self._runs.values())
+        runs = [run for run in list(self._runs.values()) if not run.ended]
+        draining = self._draining and self._state in (EngineState.LOADING, EngineState.READY)
         return Snapshot(
-            state=self._state,
+            state=EngineState.DRAINING if draining else self._state,
             healthy=self._healthy(),
             load_progress=self._load_progress,
             waiting=tuple(work.job_id for work in self._queue.waiting()),
-            running=len(runs) + len(self._encoding),
-            running_image_steps=sum(run.remaining_image_steps for run in runs if run.drawings),
+            running=len(runs),
+            running_image_steps=sum(run.remaining_image_steps for run in runs),
             image_step_s=self._image_step_s,
         )
 
     def drain(self) -> list[str]:
         """Start nothing more; returns the ids of what was waiting and is now gone."""
-        if self._state in (EngineState.LOADING, EngineState.READY):
-            self._state = EngineState.DRAINING
+        self._draining = True
         return [work.job_id for work in self._queue.clear()]
 
     def stop(self, timeout_s: float) -> bool:
-        """End the thread after the step it is in; False if it has not ended within `timeout_s`."""
+        """End the thread after the step it is in, and the jobs with it; False if that takes longer than `timeout_s`."""
         self._stopping.set()
         self._queue.wake()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        self._pool.shutdown(wait=not self._thread.is_alive(), cancel_futures=True)
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            return False
+        # Pictures that are being encoded complete their jobs, so they are waited for and not thrown away.
+        self._pool.shutdown()
+        return True
 
     def _healthy(self) -> bool:
         match self._state:
@@ -140,7 +143,7 @@ class Engine(Generic[D]):
             case EngineState.LOADING | EngineState.STOPPED:
                 return True
             case _:
-                patience_s = max(STALL_S, 20.0 * (self._step_s or 0.0))
+                patience_s = max(self._stall_s, 20.0 * (self._step_s or 0.0))
                 return self._thread.is_alive() and time.monotonic() - self._alive_at < patience_s
 
     # What happens on the engine's thread.
@@ -152,18 +155,19 @@ class Engine(Generic[D]):
             self._runner.load(self._report_load)
             self._load_progress = 1.0
             self._alive_at = time.monotonic()
-            if self._state is EngineState.LOADING:
-                self._state = EngineState.READY
+            self._state = EngineState.READY
+            if not self._draining:
                 self._on_ready()
             while not self._stopping.is_set():
                 self._turn_once()
             self._state = EngineState.STOPPED
+            self._end_everything(lambda run: Cancelled(CancelReason.SHUTDOWN, run.final_timings()))
         except Exception as error:
             reason = error
             self._state = EngineState.FAILED
             if not isinstance(error, StartError):
                 logger.exception("the engine failed")
-            self._fail_everything()
+            self._end_everything(lambda run: self._failure(run, EngineFailed()))
         self._on_stop(reason)
 
     def _report_load(self, share: float) -> None:
@@ -172,15 +176,16 @@ class Engine(Generic[D]):
     def _turn_once(self) -> None:
         """Admit, step, retire."""
         self._alive_at = time.monotonic()
+        self._drop_ended()
         self._drop_cancelled()
         self._admit()
-        self._flush()
+        self._outbox.flush()
         batch = batching.choose(self._drawings(), self._max_rows)
         if batch:
             self._step(batch)
             self._tell_progress()
         retired = self._retire()
-        self._flush()
+        self._outbox.flush()
         if not batch and not retired:
             self._queue.wait(IDLE_WAIT_S)
 
@@ -191,7 +196,7 @@ class Engine(Generic[D]):
         """Take up waiting jobs while rows are free."""
         for _ in range(ADMIT_AT_ONCE):
             rows = sum(drawing.rows for drawing in self._drawings())
-            if self._state is not EngineState.READY or rows >= self._max_rows:
+            if self._draining or rows >= self._max_rows:
                 return
             work = self._queue.take()
             if work is None:
@@ -201,8 +206,8 @@ class Engine(Generic[D]):
     def _open(self, work: Work) -> None:
         run: JobRun[D] = JobRun(work)
         self._runs[work.job_id] = run
-        self._tell(work.job_id, Started(work.attempt))
-        self._flush()
+        self._outbox.put(run, Started(work.attempt))
+        self._outbox.flush()
         try:
             run.opened(self._runner.open(work.params))
         except DeviceLost:
@@ -212,10 +217,11 @@ class Engine(Generic[D]):
             return
         for drawing in run.drawings:
             drawing.turn = self._turn
+        self._alive_at = time.monotonic()
         self._meter.encoded_text(run.timings.encode_s or 0.0)
 
     def _step(self, batch: list[D]) -> None:
-        """One model call for the whole batch; where it fails, smaller ones, until the guilty job stands alone."""
+        """Step together; on an error in halves, until the guilty one stands alone and its job fails alone."""
         started = time.monotonic()
         try:
             self._runner.step(batch)
@@ -225,35 +231,43 @@ class Engine(Generic[D]):
             if len(batch) == 1:
                 self._fail(self._run_of(batch[0]), error)
                 return
-            half = len(batch) // 2
-            if isinstance(error, OutOfMemory):
-                self._max_rows = max(2, sum(drawing.rows for drawing in batch[:half]))
-                logger.warning("out of memory at %d images; stepping %d rows from now on", len(batch), self._max_rows)
-            self._step(batch[:half])
-            # The first half may have ended a job that has images in the second.
-            if rest := [drawing for drawing in batch[half:] if self._owner(drawing) is not None]:
-                self._step(rest)
+            out_of_memory = isinstance(error, OutOfMemory)
+        else:
+            self._stepped(batch, time.monotonic() - started)
             return
-        seconds = time.monotonic() - started
+        # Only here, where the error is gone, are the tensors of the failed call freed.
+        half = len(batch) // 2
+        if out_of_memory:
+            self._max_rows = max(2, sum(drawing.rows for drawing in batch[:half]))
+            logger.warning("out of memory at %d images; stepping %d rows from now on", len(batch), self._max_rows)
+        self._step(batch[:half])
+        # The first half may have ended a job that has images in the second.
+        if rest := [drawing for drawing in batch[half:] if self._owner(drawing) is not None]:
+            self._step(rest)
+
+    def _stepped(self, batch: list[D], seconds: float) -> None:
         self._turn += 1
         for drawing in batch:
             drawing.turn = self._turn
+        self._alive_at = time.monotonic()
         self._step_s = _smooth(self._step_s, seconds)
         self._image_step_s = _smooth(self._image_step_s, seconds / len(batch))
         self._meter.stepped(seconds, sum(drawing.rows for drawing in batch))
 
     def _tell_progress(self) -> None:
+        """Each step that all of a job's images have done, once; a preview where its first image has come to one."""
         previews = []
-        for job_id, run in self._runs.items():
-            if not run.drawings or run.reported_step == run.step:
+        for run in self._runs.values():
+            if not run.drawings:
                 continue
             first, asked = run.drawings[0], run.work.params.preview
             while run.reported_step < run.step:
                 run.reported_step += 1
-                self._tell(job_id, Progress(run.reported_step, first.steps, run.eta_s()))
-            if asked and run.reported_step == first.step < first.steps and first.step % asked.every == 0:
+                self._outbox.put(run, Progress(run.reported_step, first.steps, run.eta_s()))
+            if asked and run.previewed_step < first.step < first.steps and first.step % asked.every == 0:
+                run.previewed_step = first.step
                 previews.append((run, asked))
-        self._flush()
+        self._outbox.flush()
         for run, asked in previews:
             self._preview(run, asked)
 
@@ -267,11 +281,11 @@ class Engine(Generic[D]):
         except Exception as error:
             self._fail(run, error)
             return
-        run.pictures.previews_follow()
+        run.pictures.preview_follows()
 
         def encode() -> None:
             data, width, height = encoding.encode_preview(pixels, params.width, params.height, asked)
-            self._sink([(run.work.job_id, Preview(step, drawing.steps, width, height, asked.format, data))])
+            self._outbox.send(run, Preview(step, drawing.steps, width, height, asked.format, data))
             self._complete(run, run.pictures.arrived(None))
 
         self._in_pool(run, encode)
@@ -300,8 +314,7 @@ class Engine(Generic[D]):
         run.decoded(seconds)
         self._meter.decoded(seconds)
         run.drawings.remove(drawing)
-        if not run.drawings:
-            self._encoding[run.work.job_id] = self._runs.pop(run.work.job_id)
+        self._alive_at = time.monotonic()
         self._in_pool(run, lambda: self._encode(run, drawing, pixels))
 
     def _encode(self, run: JobRun[D], drawing: Drawing, pixels: Pixels) -> None:
@@ -318,30 +331,31 @@ class Engine(Generic[D]):
             try:
                 work()
             except Exception as error:
-                self._encoding.pop(run.work.job_id, None)
-                if run.pictures.abandon():
-                    self._sink([(run.work.job_id, self._failure(run, error))])
+                self._outbox.send(run, self._failure(run, error))
 
         self._pool.submit(guarded)
 
     def _complete(self, run: JobRun[D], images: tuple[Image, ...] | None) -> None:
         if images is not None:
-            self._encoding.pop(run.work.job_id, None)
-            self._cancelled.pop(run.work.job_id, None)
-            self._sink([(run.work.job_id, Completed(images, run.final_timings()))])
+            self._outbox.send(run, Completed(images, run.final_timings()))
+
+    def _drop_ended(self) -> None:
+        """Forget the jobs that the encoding pool has ended, well or badly, since the last turn."""
+        for job_id, run in list(self._runs.items()):
+            if run.ended:
+                del self._runs[job_id]
 
     def _drop_cancelled(self) -> None:
         for job_id in list(self._cancelled):
             reason = self._cancelled.pop(job_id)
             run = self._runs.get(job_id)
-            if run is not None and run.pictures.abandon():
+            if run is not None and run.undecoded:
                 del self._runs[job_id]
-                self._tell(job_id, Cancelled(reason, run.final_timings()))
+                self._outbox.put(run, Cancelled(reason, run.final_timings()))
 
     def _fail(self, run: JobRun[D], error: Exception) -> None:
-        self._runs.pop(run.work.job_id, None)
-        if run.pictures.abandon():
-            self._tell(run.work.job_id, self._failure(run, error))
+        del self._runs[run.work.job_id]
+        self._outbox.put(run, self._failure(run, error))
 
     def _failure(self, run: JobRun[D], error: Exception) -> Failed:
         if not isinstance(error, JobFailure):
@@ -349,13 +363,13 @@ class Engine(Generic[D]):
             error = EngineFailed()
         return Failed(error.code, error.detail, error.retriable, run.final_timings())
 
-    def _fail_everything(self) -> None:
-        """The thread is about to end: give every job it holds, and every one that waits, its ending."""
-        for run in list(self._runs.values()):
-            self._fail(run, EngineFailed())
-        for work in self._queue.clear():
-            self._tell(work.job_id, Failed(EngineFailed.code, EngineFailed().detail, EngineFailed.retriable))
-        self._flush()
+    def _end_everything(self, ending: Callable[[JobRun[D]], Ending]) -> None:
+        """The thread is about to end: so does every job that is drawn or waits. The pool ends those it encodes."""
+        self._runs |= {work.job_id: JobRun(work) for work in self._queue.clear()}
+        for run in self._runs.values():
+            if run.undecoded:
+                self._outbox.put(run, ending(run))
+        self._outbox.flush()
 
     def _owner(self, drawing: D) -> JobRun[D] | None:
         return next((run for run in self._runs.values() if drawing in run.drawings), None)
@@ -364,14 +378,6 @@ class Engine(Generic[D]):
         run = self._owner(drawing)
         assert run is not None, "a drawing steps only while its job runs"
         return run
-
-    def _tell(self, job_id: str, event: Event) -> None:
-        self._outbox.append((job_id, event))
-
-    def _flush(self) -> None:
-        if self._outbox:
-            outbox, self._outbox = self._outbox, []
-            self._sink(outbox)
 
 
 def _smooth(average: float | None, value: float) -> float:

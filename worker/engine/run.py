@@ -13,12 +13,18 @@ from worker.jobs.queue import Work
 
 
 class JobRun(Generic[D]):
-    """Made when the engine takes the job up; the engine's thread owns all but `pictures`."""
+    """Made when the engine takes the job up; the engine's thread owns all but `pictures`, and `ended`.
+
+    `ended` is the outbox's word that the job's ending was sent.
+    """
 
     def __init__(self, work: Work) -> None:
         self.work = work
+        self.ended = False
         self.drawings: list[D] = []
         self.reported_step = 0
+        self.previewed_step = 0
+        self.undecoded = work.params.num_images
         self.pictures = Pictures(work.params.num_images)
         self.started_at = time.monotonic()
         self.denoising_since = self.started_at
@@ -53,6 +59,7 @@ class JobRun(Generic[D]):
 
     def decoded(self, seconds: float) -> None:
         """One more image went through the decoder."""
+        self.undecoded -= 1
         self.timings = replace(self.timings, decode_s=(self.timings.decode_s or 0.0) + seconds)
 
     def final_timings(self) -> Timings:
@@ -68,9 +75,8 @@ class Pictures:
         self._lock = threading.Lock()
         self._outstanding = expected
         self._images: list[Image] = []
-        self._broken = False
 
-    def previews_follow(self) -> None:
+    def preview_follows(self) -> None:
         """One more thing must come back before the job is complete."""
         with self._lock:
             self._outstanding += 1
@@ -81,12 +87,6 @@ class Pictures:
             self._outstanding -= 1
             if image is not None:
                 self._images.append(image)
-            if self._outstanding or self._broken:
+            if self._outstanding:
                 return None
             return tuple(sorted(self._images, key=lambda one: one.index))
-
-    def abandon(self) -> bool:
-        """The job ended otherwise; True for the first who says so, and nothing is complete afterwards."""
-        with self._lock:
-            first, self._broken = not self._broken, True
-            return first

@@ -52,7 +52,6 @@ class Job:
         self.attempt = 0
         self.position: int | None = None
         self.eta_s: float | None = None
-        self.told_position: int | None = None
         self.told_at = 0.0
         self.progress = Progress(0, params.steps, None)
         self.images: tuple[Image, ...] = ()
@@ -74,7 +73,7 @@ class Job:
         match self.status, event:
             case Status.QUEUED, Queued(position, eta_s):
                 self.position, self.eta_s = position, eta_s
-                self.told_position, self.told_at = position, time.monotonic()
+                self.told_at = time.monotonic()
             case Status.QUEUED, Started(attempt):
                 self.status, self.attempt = Status.RUNNING, attempt
                 self.position = None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from worker import errors
 from worker.jobs.engine import Engine, EngineState, Snapshot
 from worker.jobs.events import Cancelled, CancelReason, Ending, Event, Queued, Started, Timings
-from worker.jobs.job import Job, Status
+from worker.jobs.job import Job
 from worker.jobs.params import JobParams, Limits, OnDisconnect
 from worker.jobs.queue import Full, Work
 from worker.jobs.store import JobStore
@@ -60,10 +60,9 @@ class JobService:
         except Full:
             raise errors.QueueFull(self._retry_after_s(snapshot)) from None
         self.store.add(job, key, digest)
-        snapshot = self.engine.snapshot()
         # The engine may have taken it already; its `Started` is then on the way and comes after this.
-        position = snapshot.waiting.index(job.id) if job.id in snapshot.waiting else 0
-        self._record(job, Queued(position, self._eta_s(position, snapshot)))
+        self._record(job, Queued(*self.places().get(job.id, (0, None))))
+        self._positions_changed()  # of those that it came in front of
         loop = asyncio.get_running_loop()
         self._timers[job.id] = loop.call_later(params.timeout_s, self.cancel, job.id, CancelReason.TIMEOUT)
         return job, True
@@ -79,17 +78,6 @@ class JobService:
                 self._positions_changed()
         return job
 
-    def locate(self) -> None:
-        """Note where every waiting job stands now: how many are ahead of it, and in how many seconds it is done."""
-        snapshot = self.engine.snapshot()
-        ahead = snapshot.running_image_steps
-        for position, job_id in enumerate(snapshot.waiting):
-            job = self.store.find(job_id)
-            if job is not None and not job.ended:
-                ahead += job.params.steps * job.params.num_images
-                job.position = position
-                job.eta_s = None if snapshot.image_step_s is None else round(ahead * snapshot.image_step_s, 3)
-
     def receive(self, events: Iterable[tuple[str, Event]]) -> None:
         """What the engine tells, in order. Events for a job that was ended here meanwhile come too late."""
         started = False
@@ -103,9 +91,15 @@ class JobService:
             self._positions_changed()
 
     def places(self) -> dict[str, tuple[int, float | None]]:
-        """(position, eta_s) of every waiting job at this moment; streams are told at most once a second."""
+        """(position, eta_s) of every waiting job at this moment, the estimate as the engine was measured so far."""
         snapshot = self.engine.snapshot()
-        return {job_id: (k, self._eta_s(k, snapshot)) for k, job_id in enumerate(snapshot.waiting)}
+        places: dict[str, tuple[int, float | None]] = {}
+        ahead, image_step_s = snapshot.running_image_steps, snapshot.image_step_s
+        for position, job_id in enumerate(snapshot.waiting):
+            if (job := self.store.find(job_id)) is not None:
+                ahead += job.params.steps * job.params.num_images
+            places[job_id] = position, None if image_step_s is None else round(ahead * image_step_s, 3)
+        return places
 
     def reader_left(self, job: Job) -> None:
         """Tell that a stream was closed by its reader; the last one may take the job along."""
@@ -124,6 +118,10 @@ class JobService:
         await self._until_quiet(UNRESPONSIVE_S)
         for job in self.store.unended():
             self._record(job, Cancelled(CancelReason.SHUTDOWN))
+
+    def hurry(self) -> None:
+        """Cut the budget of a drain short: what still runs is cancelled now."""
+        self._quiet.set()
 
     async def _until_quiet(self, timeout_s: float) -> None:
         self._quiet.clear()
@@ -150,15 +148,15 @@ class JobService:
     def _tell_positions(self) -> None:
         """Tell waiting jobs that they moved, each at most once in `POSITION_EVERY_S`."""
         self._positions_due = None
-        self.locate()
         now, next_due_s = time.monotonic(), math.inf
-        for job in self.store.unended():
-            if job.status is Status.QUEUED and job.position is not None and job.position != job.told_position:
-                due_s = job.told_at + POSITION_EVERY_S - now
-                if due_s <= 0:
-                    self._record(job, Queued(job.position, job.eta_s))
-                else:
-                    next_due_s = min(next_due_s, due_s)
+        for job_id, (position, eta_s) in self.places().items():
+            job = self.store.find(job_id)
+            if job is None or job.ended or job.position == position:
+                continue
+            if (due_s := job.told_at + POSITION_EVERY_S - now) <= 0:
+                self._record(job, Queued(position, eta_s))
+            else:
+                next_due_s = min(next_due_s, due_s)
         if next_due_s < math.inf:
             self._positions_changed(max(SETTLE_S, next_due_s))
 

@@ -105,7 +105,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     """One JSON object of a model folder. Raises ModelUnusable."""
     try:
         value = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ModelUnusable(f"no diffusers model folder: {name} is not there") from None
     except (OSError, ValueError):
         raise ModelUnusable(f"{name} cannot be read as JSON") from None

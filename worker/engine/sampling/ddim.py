@@ -12,7 +12,7 @@ def plan(schedule: NoiseSchedule, steps: int) -> Plan:
     """Latents are not clipped: that is for models that work on pixels."""
     count = schedule.num_train_timesteps
     timesteps: Array
-    match schedule.spacing:
+    match schedule.spacing or "leading":
         case "linspace":
             timesteps = np.linspace(0, count - 1, steps).round()[::-1]
         case "leading":

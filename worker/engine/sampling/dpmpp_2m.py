@@ -12,7 +12,7 @@ def plan(schedule: NoiseSchedule, steps: int) -> Plan:
     """Timesteps as diffusers' DPMSolverMultistepScheduler spaces them, ending at sigma 0."""
     count = schedule.num_train_timesteps
     timesteps: Array
-    match schedule.spacing:
+    match schedule.spacing or "linspace":
         case "linspace":
             timesteps = np.linspace(0, count - 1, steps + 1).round()[::-1][:-1]
         case "leading":

@@ -15,7 +15,8 @@ def plan(schedule: NoiseSchedule, steps: int) -> Plan:
     """Timesteps may be fractions; sigmas are interpolated between those of the training."""
     count = schedule.num_train_timesteps
     timesteps: Array
-    match schedule.spacing:
+    spacing = schedule.spacing or "linspace"
+    match spacing:
         case "linspace":
             timesteps = np.linspace(0, count - 1, steps)[::-1]
         case "leading":
@@ -30,7 +31,7 @@ def plan(schedule: NoiseSchedule, steps: int) -> Plan:
     largest = float(sigma.max())
     return make_plan(
         timesteps,
-        float(np.sqrt(largest**2 + 1)) if schedule.spacing == "leading" else largest,
+        float(np.sqrt(largest**2 + 1)) if spacing == "leading" else largest,
         input_scale=input_scale,
         x0_from_x=x0_from_x * input_scale,
         x0_from_output=x0_from_output,

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.floating[Any]]
+Spacing = Literal["linspace", "leading", "trailing"]
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
@@ -23,11 +24,14 @@ class UnsupportedSchedule(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """`alphas_cumprod`  # [num_train_timesteps]; `final_alpha` is alpha-bar behind the last DDIM step."""
+    """`alphas_cumprod`  # [num_train_timesteps]; `final_alpha` is alpha-bar behind the last DDIM step.
+
+    `spacing` is None where the configuration does not say; every sampler then has its own, as in diffusers.
+    """
 
     alphas_cumprod: Array
     prediction_type: str
-    spacing: Literal["linspace", "leading", "trailing"]
+    spacing: Spacing | None
     steps_offset: int
     final_alpha: float
 
@@ -48,8 +52,8 @@ class NoiseSchedule:
         prediction_type = config.get("prediction_type", "epsilon")
         if prediction_type not in PREDICTION_TYPES:
             raise UnsupportedSchedule(f"prediction_type {prediction_type!r}")
-        spacing = config.get("timestep_spacing", "linspace")
-        if spacing not in ("linspace", "leading", "trailing"):
+        spacing = config.get("timestep_spacing")
+        if spacing not in (None, "linspace", "leading", "trailing"):
             raise UnsupportedSchedule(f"timestep_spacing {spacing!r}")
         if config.get("rescale_betas_zero_snr"):
             raise UnsupportedSchedule("rescale_betas_zero_snr")
