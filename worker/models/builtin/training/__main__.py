@@ -20,8 +20,11 @@ from transformers import CLIPTokenizer
 from worker.models.builtin.training import autoencoder, denoiser, scenes, text_encoder
 from worker.models.builtin.training.stage import Stage
 from worker.models.builtin.training.tokenizer import write_json, write_tokenizer
+from worker.models.registry import DEFAULTS_FILE
 
 DEFAULT_OUT = Path(__file__).resolve().parent.parent / "weights"
+DEFAULTS = {"steps": 20, "guidance_scale": 2.5}
+"""What the finished model draws best with; the judge uses these."""
 CAPTIONS_PER_PICTURE = 2
 CHUNK = 1000
 
@@ -73,7 +76,14 @@ def main() -> None:
     )  # fmt: skip
     pipeline.to(dtype=torch.float16).save_pretrained(arguments.out, safe_serialization=True)
     write_tokenizer(arguments.out / "tokenizer")
-    _say_float32(arguments.out / "text_encoder" / "config.json")
+    # transformers loads in the type that the configuration names, diffusers in fp32: one pipeline needs one type.
+    amend_json(arguments.out / "text_encoder" / "config.json", {"dtype": "float32"})
+    # What samplers of other classes read from the same file, as Stable Diffusion's own has it.
+    amend_json(
+        arguments.out / "scheduler" / "scheduler_config.json",
+        {"clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True},
+    )
+    write_json(arguments.out / DEFAULTS_FILE, DEFAULTS)
     recipe = {key: value for key, value in vars(arguments).items() if key not in ("out", "work", "device")}
     write_json(arguments.out / "recipe.json", json.loads(json.dumps(recipe)))
     console.log(f"saved to {arguments.out}")
@@ -101,9 +111,9 @@ def _draw_chunk(chunk: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDAr
     return np.stack(pictures), np.stack(covered), captions
 
 
-def _say_float32(config: Path) -> None:
-    """transformers loads in the type that the configuration names, diffusers in fp32: one pipeline needs one type."""
-    write_json(config, json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"})
+def amend_json(path: Path, changes: dict[str, object]) -> None:
+    """Set some entries of a JSON object in a file."""
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | changes)
 
 
 def kept(path: Path, make: Callable[[], torch.Tensor]) -> torch.Tensor:
