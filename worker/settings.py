@@ -9,7 +9,7 @@ import argparse
 import os
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -43,12 +43,13 @@ ENVIRONMENT_ONLY = ("token",)
 
 
 def read_settings(backend: str, arguments: list[str]) -> Settings:
-    """Parse flags and environment. Raises ConfigurationError; `--help` and bad flags end the process as usual."""
+    """Parse flags and environment. Raises ConfigurationError; `--help` and `--version` end the process."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
         raise ConfigurationError(f"unknown environment variable {', '.join(unknown)}")
+    if arguments[:1] == ["serve"]:  # the only command there is, and so the default
+        arguments = arguments[1:]
     flags = {name: value for name, value in vars(_parser(backend).parse_args(arguments)).items() if value is not None}
-    flags.pop("command", None)
     try:
         return Settings(**flags)
     except ValidationError as invalid:
@@ -56,19 +57,23 @@ def read_settings(backend: str, arguments: list[str]) -> Settings:
         raise ConfigurationError("; ".join(faults)) from None
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(f"{message}; see --help")
+
+
 def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
 def _parser(backend: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"sd-worker-{backend}",
         description="Serves one Stable Diffusion model over HTTP and Server-Sent Events until it is stopped.",
         epilog="Each flag can also be set in the environment, e.g. SDW_PORT=8600. The token goes by SDW_TOKEN or "
         "--token-file, never as a flag.",
         allow_abbrev=False,
     )
-    parser.add_argument("command", nargs="?", choices=["serve"], default="serve", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"sd-worker {__version__}")
     for name, field in Settings.model_fields.items():
         if name in ENVIRONMENT_ONLY:

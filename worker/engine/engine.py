@@ -102,7 +102,7 @@ class Engine(Generic[D]):
         """True: it was waiting and is gone. Otherwise it is flagged, and dropped before the next step if it runs."""
         if self._queue.remove(job_id):
             return True
-        self._cancelled[job_id] = reason
+        self._cancelled.setdefault(job_id, reason)
         return False
 
     def snapshot(self) -> Snapshot:
