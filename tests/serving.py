@@ -116,7 +116,7 @@ async def serve(
         )
 
     app = create_app(service, facts, metrics, worker_info, Tokens(tokens), stream_grace_s=5.0)
-    server = make_server(app, drain, service.hurry, "warning")
+    server = make_server(app, drain, service.hurry)
     engine.start()
     on_built(Parts(engine, service, server, failures))
     await server.serve(sockets=[listener])

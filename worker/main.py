@@ -78,7 +78,6 @@ def _serve(settings: Settings, backend: Backend) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # No download at serving time, whatever a configuration names.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -141,7 +140,7 @@ async def _run(
 
     info = functools.partial(_worker_info, settings, device, checkpoint.facts, engine, url, uuid.uuid4().hex)
     app = create_app(service, checkpoint.facts, metrics, info, tokens, STREAM_GRACE_S)
-    server = make_server(app, drain, service.hurry, settings.log_level)
+    server = make_server(app, drain, service.hurry)
     engine.start()
     print(
         f"sd-worker-{device.backend} {__version__}: {checkpoint.facts.id} on {device.name}, {url} (loading)",

@@ -50,9 +50,7 @@ class Server(uvicorn.Server):
             self.should_exit = True
 
 
-def make_server(
-    app: FastAPI, drain: Callable[[], Awaitable[None]], hurry: Callable[[], None], log_level: str
-) -> Server:
+def make_server(app: FastAPI, drain: Callable[[], Awaitable[None]], hurry: Callable[[], None]) -> Server:
     """h11 bounds headers; access lines are left to the proxy in front."""
     config = uvicorn.Config(
         app,
@@ -62,7 +60,7 @@ def make_server(
         access_log=False,
         server_header=False,
         log_config=None,
-        log_level=log_level,
+        log_level="warning",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=CLOSE_S,
     )

@@ -1,0 +1,158 @@
+"""More runners without torch, for what only the engine's own tests ask: moods by prompt, held encoders, lost memory."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tests.fakes import PATIENCE_S, SECRET, Instant, Sketch, StepByStep, paint
+from worker import errors
+from worker.engine.runner import DeviceLost, Drawing, Pixels
+from worker.jobs.params import JobParams
+
+NONSENSE = np.zeros((2, 2, 7), dtype=np.uint8)
+"""Pixels that no encoder takes."""
+MOODS = ("fails to open", "fails at its second step", "fails to preview", "previews nonsense", "has no memory",
+         "fails to decode", "draws nonsense")  # fmt: skip
+"""Prompts that `Moody` obeys; each fails its own job, if it has two steps and previews."""
+
+
+class Moody(Instant):
+    """Does to each job what its prompt says, one of `MOODS`; draws well for any other prompt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._moods: weakref.WeakKeyDictionary[Drawing, str] = weakref.WeakKeyDictionary()
+
+    def open(self, params: JobParams) -> list[Sketch]:
+        if params.prompt == "fails to open":
+            raise RuntimeError(SECRET)
+        drawings = [MoodySketch.of(sketch) for sketch in super().open(params)]
+        self._moods.update(dict.fromkeys(drawings, params.prompt))
+        return list(drawings)
+
+    def before_step(self, batch: Sequence[Sketch]) -> None:
+        for drawing in batch:
+            if drawing.step == 1 and self._moods[drawing] == "fails at its second step":
+                raise RuntimeError(SECRET)
+            if drawing.step == 1 and self._moods[drawing] == "has no memory":
+                raise errors.OutOfMemory
+
+    def preview(self, drawing: Sketch) -> Pixels:
+        match self._moods[drawing]:
+            case "fails to preview":
+                raise RuntimeError(SECRET)
+            case "previews nonsense":
+                return NONSENSE
+        return super().preview(drawing)
+
+    def finish(self, drawing: Sketch) -> Pixels:
+        match self._moods[drawing]:
+            case "fails to decode":
+                raise errors.NanOutput
+            case "draws nonsense":
+                return NONSENSE
+        return super().finish(drawing)
+
+
+class MoodySketch(Sketch):
+    """A sketch that can be looked up weakly."""
+
+    __slots__ = ("__weakref__",)
+
+    @classmethod
+    def of(cls, sketch: Sketch) -> MoodySketch:
+        return cls(**{name: getattr(sketch, name) for name in sketch.__dataclass_fields__})
+
+
+class HeldPixels(np.ndarray[Any, np.dtype[np.uint8]]):
+    """A picture that an encoder cannot read before `released`; `reached` says that one tries."""
+
+    reached: threading.Event
+    released: threading.Event
+
+    @classmethod
+    def of(cls, pixels: Pixels) -> HeldPixels:
+        held = pixels.view(cls)
+        held.reached, held.released = threading.Event(), threading.Event()
+        return held
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        self.reached.set()
+        self.released.wait(PATIENCE_S)
+        return self.view(np.ndarray).__array_interface__
+
+
+class HoldsEncoders(Instant):
+    """What is encoded of the drawing of `seed` is held: its picture, or its previews."""
+
+    def __init__(self, seed: int = 1, *, previews: bool = False) -> None:
+        super().__init__()
+        self._seed = seed
+        self._previews = previews
+        self.held = HeldPixels.of(paint(seed, 64, 64))
+
+    def preview(self, drawing: Sketch) -> Pixels:
+        return self.held if self._previews and drawing.seed == self._seed else super().preview(drawing)
+
+    def finish(self, drawing: Sketch) -> Pixels:
+        return self.held if not self._previews and drawing.seed == self._seed else super().finish(drawing)
+
+    def allow_all(self) -> None:
+        super().allow_all()
+        self.held.released.set()
+
+
+class HoldsEncodersAndSteps(HoldsEncoders, StepByStep):
+    """As the one, and each model call takes a permit as with the other."""
+
+
+class LosesDeviceWhileEncoding(HoldsEncoders):
+    """Holds the picture of seed 1, and loses the device with the next job, once an encoder has the picture."""
+
+    def before_step(self, batch: Sequence[Sketch]) -> None:
+        if any(drawing.seed != self._seed for drawing in batch):
+            assert self.held.reached.wait(PATIENCE_S)
+            raise DeviceLost(SECRET)
+
+
+class CallsWhenOpening(Instant):
+    """Calls `on_open` in the middle of opening a job, on the engine's thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_open: Callable[[], None] = lambda: None
+
+    def open(self, params: JobParams) -> list[Sketch]:
+        self.on_open()
+        return super().open(params)
+
+
+class NeedsItsMemoryBack(Instant):
+    """The first call of several drawings has no memory; `kept` tells for every later call if its tensors live on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tensor: weakref.ref[np.ndarray[Any, Any]] | None = None
+        self.kept: list[bool] = []
+
+    def before_step(self, batch: Sequence[Sketch]) -> None:
+        if self._tensor is not None:
+            self.kept.append(self._tensor() is not None)
+        elif len(batch) > 1:
+            gc.disable()  # it is the engine that must let go
+            activations = np.zeros(10)
+            self._tensor = weakref.ref(activations)
+            try:
+                raise RuntimeError("CUDA out of memory")
+            except RuntimeError:
+                raise errors.OutOfMemory from None
+
+    def allow_all(self) -> None:
+        gc.enable()

@@ -1,0 +1,81 @@
+"""Bytes that other programs read: pictures, previews, and what is written into them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from tests.fakes import PNG, make_params, paint
+from worker.engine.encoding import describe_parameters, encode_image, encode_preview
+from worker.jobs.params import ImageFormat, OutputParams, PreviewParams
+
+PICTURE = paint(seed=9, width=48, height=32)
+TEXT = "a red circle, ünknöwn 🦓\nSteps: 4"
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+def test_a_png_holds_every_pixel_as_it_was() -> None:
+    assert np.array_equal(np.asarray(opened(encode_image(PICTURE, PNG, None))), PICTURE)
+
+
+@pytest.mark.parametrize("format", [ImageFormat.WEBP, ImageFormat.JPEG])
+def test_the_lossy_formats_obey_the_quality(format: ImageFormat) -> None:
+    poor, good = (encode_image(PICTURE, OutputParams(format, quality, False, False), None) for quality in (5, 95))
+    assert opened(good).format == opened(poor).format == format.value.upper()
+    assert opened(good).size == (48, 32)
+    assert len(poor) < len(good)
+
+
+def test_the_parameters_stand_in_a_png_where_other_tools_look() -> None:
+    picture = opened(encode_image(PICTURE, PNG, TEXT))
+    assert picture.info["parameters"] == TEXT
+
+
+@pytest.mark.parametrize("format", [ImageFormat.WEBP, ImageFormat.JPEG])
+def test_the_parameters_stand_in_the_exif_comment_of_the_others(format: ImageFormat) -> None:
+    exif = opened(encode_image(PICTURE, OutputParams(format, 90, False, True), TEXT)).getexif()
+    comment = exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+    assert comment[:8] == b"UNICODE\0"
+    assert comment[8:].decode("utf-16-be") == TEXT
+
+
+@pytest.mark.parametrize("format", list(ImageFormat))
+def test_without_parameters_nothing_is_written_into_the_picture(format: ImageFormat) -> None:
+    picture = opened(encode_image(PICTURE, OutputParams(format, 90, False, False), None))
+    assert "parameters" not in picture.info
+    assert not picture.getexif().get_ifd(ExifTags.IFD.Exif)
+
+
+def test_the_parameters_are_told_as_stable_diffusion_tools_tell_them() -> None:
+    params = make_params(prompt="a star", negative_prompt="blurry", steps=20, guidance_scale=7.5, width=128)
+    assert describe_parameters(params, 42, "builtin") == (
+        "a star\n"
+        "Negative prompt: blurry\n"
+        "Steps: 20, Sampler: euler, CFG scale: 7.5, Seed: 42, Size: 128x64, Model: builtin"
+    )
+    assert "Negative" not in describe_parameters(make_params(negative_prompt=""), 1, "builtin")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size", "expected"),
+    [
+        (512, 512, 256, (256, 256)),
+        (512, 256, 128, (128, 64)),
+        (256, 512, 128, (64, 128)),
+        (64, 64, 1024, (64, 64)),
+        (2048, 64, 16, (16, 1)),
+    ],
+)
+def test_a_preview_keeps_the_shape_and_is_never_larger_than_the_picture(
+    width: int, height: int, size: int, expected: tuple[int, int]
+) -> None:
+    pixels = paint(1, width // 8, height // 8)
+    data, *told = encode_preview(pixels, width, height, PreviewParams(1, size, ImageFormat.JPEG))
+    assert tuple(told) == opened(data).size == expected
+    assert opened(data).format == "JPEG"

@@ -1,0 +1,380 @@
+"""Who is drawn when, what is told of it, and how the engine starts, drains and stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import eventually
+from tests.engine.fakes import HoldsEncoders
+from tests.engine.rig import Rig
+from tests.fakes import PREVIEW, Instant, LoadsWhenTold, NeverEnds, StepByStep
+from worker.jobs.engine import EngineState, Snapshot
+from worker.jobs.events import Cancelled, CancelReason, Completed, Preview, Progress, Started
+from worker.jobs.params import ImageFormat, PreviewParams, Priority
+from worker.jobs.queue import Full
+
+Start = Callable[..., Rig]
+
+
+def seeds(runner: Instant) -> list[list[int]]:
+    """Which seeds stood in each model call."""
+    return [sorted(seed for seed, _ in call) for call in runner.calls]
+
+
+# Joining
+
+
+def test_a_short_job_joins_long_ones_between_two_steps_and_leaves_before_them(start: Start) -> None:
+    rig = start(runner := StepByStep())
+    first = rig.post(steps=50)
+    runner.wait_for_calls(1)
+    second = rig.post(steps=50)
+    runner.allow(9)
+    runner.wait_for_calls(10)
+    newcomer = rig.post(steps=4)
+    runner.allow(5)  # the call that has begun, and four more
+    rig.wait_ended(newcomer)
+    assert rig.completed(newcomer).images[0].seed == 3
+    assert seeds(runner)[10:14] == [[1, 2, 3]] * 4
+    assert all(3 not in call for call in seeds(runner)[:10])
+    assert rig.told.ending(first) is rig.told.ending(second) is None
+    assert rig.told.only(first, Progress)[-1].step == 14
+    runner.allow_all()
+    rig.wait_ended()
+    assert len(runner.calls) == 51  # one call alone, before the second joined
+
+
+def test_each_image_is_its_own_seeds(start: Start) -> None:
+    rig = start(Instant())
+    job = rig.post(seed=7, num_images=3)
+    rig.wait_ended()
+    assert [image.seed for image in rig.completed(job).images] == [7, 8, 9]
+    assert len({image.data for image in rig.completed(job).images}) == 3
+
+
+def test_at_most_two_jobs_are_taken_up_between_two_steps(start: Start) -> None:
+    rig = start(runner := StepByStep())
+    rig.post(steps=20)
+    runner.wait_for_calls(1)
+    for _ in range(5):
+        rig.post(steps=20)
+    runner.allow(4)
+    runner.wait_for_calls(5)
+    assert [len(call) for call in runner.calls] == [1, 3, 5, 6, 6]
+
+
+def test_waiting_jobs_come_by_priority_and_then_in_order(start: Start) -> None:
+    rig = start(runner := StepByStep(), max_rows=1)
+    rig.post(steps=1)
+    runner.wait_for_calls(1)
+    for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.NORMAL, Priority.HIGH):
+        rig.post(steps=1, priority=priority)
+    assert rig.engine.snapshot().waiting == ("job 4", "job 6", "job 3", "job 5", "job 2")
+    runner.allow_all()
+    rig.wait_ended()
+    assert [params.seed for params in runner.opened] == [1, 4, 6, 3, 5, 2]
+
+
+def test_a_full_queue_refuses(start: Start) -> None:
+    rig = start(StepByStep(), capacity=1, start=False)
+    rig.post()
+    with pytest.raises(Full):
+        rig.post()
+    rig.engine.start()
+
+
+# Rows
+
+
+def test_a_call_never_has_more_rows_than_allowed(start: Start) -> None:
+    rig = start(Instant(), max_rows=5)
+    for number in range(20):
+        rig.post(guidance_scale=1.0 + number % 2, num_images=1 + number % 3, steps=3)
+    rig.wait_ended()
+    assert max(rig.gauge.rows) <= 5
+    assert max(rig.gauge.rows) > 3, "and rows are filled"
+    assert sum(rig.gauge.rows) == sum((1 + n % 2) * (1 + n % 3) * 3 for n in range(20))
+
+
+def test_one_drawing_alone_may_have_more_rows_than_allowed(start: Start) -> None:
+    rig = start(Instant(), max_rows=1)
+    rig.post(guidance_scale=5.0, num_images=2)
+    rig.wait_ended()
+    assert set(rig.gauge.rows) == {2}
+
+
+def test_nobody_is_taken_up_while_all_rows_are_in_use(start: Start) -> None:
+    rig = start(runner := StepByStep(), max_rows=2)
+    rig.post(steps=3, num_images=2)
+    waiting = rig.post(steps=1)
+    runner.allow(2)
+    runner.wait_for_calls(3)
+    assert rig.told.of(waiting) == []
+    runner.allow_all()
+    rig.wait_ended()
+    assert seeds(runner) == [[1, 2]] * 3 + [[2]]
+
+
+def test_sizes_that_cannot_share_a_call_take_turns(start: Start) -> None:
+    rig = start(runner := StepByStep())
+    rig.post(steps=6)
+    runner.wait_for_calls(1)
+    rig.post(steps=4, width=128)
+    rig.post(steps=4, width=128)
+    runner.allow_all()
+    rig.wait_ended()
+    assert seeds(runner) == [[1], [2, 3], [1], [2, 3], [1], [2, 3], [1], [2, 3], [1], [1]]
+
+
+def test_a_stream_of_newcomers_does_not_hold_up_another_size(start: Start) -> None:
+    rig = start(runner := StepByStep(), max_rows=3)
+    odd = rig.post(steps=5, width=128)
+    runner.wait_for_calls(1)
+    for _ in range(12):
+        rig.post(steps=2)
+    runner.allow(10)
+    rig.wait_ended(odd)  # half of the calls are its own
+    assert rig.completed(odd)
+
+
+# What is told
+
+
+def test_images_of_a_job_keep_in_step_and_progress_comes_once_for_each_step(start: Start) -> None:
+    rig = start(runner := Instant(), max_rows=4)
+    job = rig.post(steps=9, num_images=3, guidance_scale=5.0)
+    rig.wait_ended()
+    assert [(event.step, event.steps) for event in rig.told.only(job, Progress)] == [(n, 9) for n in range(1, 10)]
+    done = {1: 0, 2: 0, 3: 0}
+    for call in runner.calls:
+        done |= dict(call)
+        assert max(done.values()) - min(done.values()) <= 1
+
+
+def test_one_message_a_step_speaks_of_all_jobs(start: Start) -> None:
+    rig = start(runner := StepByStep())
+    jobs = [rig.post(steps=9) for _ in range(3)]
+    runner.allow(5)
+    runner.wait_for_calls(6)
+    last = [message for message in rig.told.messages if isinstance(message[0][1], Progress)][-1]
+    assert [job_id for job_id, _ in last] == jobs
+
+
+def test_a_jobs_life_in_order(start: Start) -> None:
+    rig = start(Instant())
+    job = rig.post(steps=3)
+    rig.wait_ended()
+    assert [type(event) for event in rig.told.of(job)] == [Started, Progress, Progress, Progress, Completed]
+    timings = rig.completed(job).timings
+    assert all(value is not None and value >= 0 for value in vars_of(timings))
+    assert (timings.total_s or 0) >= (timings.denoise_s or 0)
+    assert rig.gauge.texts == rig.gauge.pictures == 1
+
+
+def vars_of(timings: object) -> list[float | None]:
+    return [getattr(timings, name) for name in timings.__slots__]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "expected"), [(7, 2, [2, 4, 6]), (6, 2, [2, 4]), (3, 5, []), (3, 1, [1, 2])]
+)
+def test_previews_come_at_the_asked_steps_but_not_of_the_finished_picture(
+    start: Start, steps: int, every: int, expected: list[int]
+) -> None:
+    rig = start(Instant())
+    job = rig.post(steps=steps, width=128, preview=PreviewParams(every, 32, ImageFormat.WEBP))
+    rig.wait_ended()
+    previews = rig.told.only(job, Preview)
+    assert sorted(preview.step for preview in previews) == expected
+    assert all((one.width, one.height, one.steps, one.data[8:12]) == (32, 16, steps, b"WEBP") for one in previews)
+
+
+def test_a_job_whose_images_do_not_fit_one_call_still_gets_each_preview_once(start: Start) -> None:
+    rig = start(Instant(), max_rows=4)
+    job = rig.post(steps=8, num_images=3, guidance_scale=5.0, preview=PREVIEW)
+    rig.wait_ended()
+    assert sorted(preview.step for preview in rig.told.only(job, Preview)) == list(range(1, 8))
+
+
+def test_a_job_completes_only_after_its_last_preview(start: Start) -> None:
+    rig = start(runner := HoldsEncoders(seed=1, previews=True))
+    slow = rig.post(steps=2, preview=PREVIEW)
+    assert runner.held.reached.wait(10)
+    other = rig.post()
+    rig.wait_ended(other)  # encoded behind the slow job's picture
+    assert rig.told.ending(slow) is None
+    runner.allow_all()
+    rig.wait_ended()
+    assert [type(event) for event in rig.told.of(slow)][-2:] == [Preview, Completed]
+
+
+# Cancelling
+
+
+def test_a_waiting_job_is_gone_at_once(start: Start) -> None:
+    rig = start(runner := StepByStep(), max_rows=1)
+    rig.post()
+    runner.wait_for_calls(1)
+    waiting = rig.post()
+    assert rig.cancel(waiting)
+    assert not rig.engine.cancel(waiting, CancelReason.REQUESTED), "it does not wait any more"
+    runner.allow_all()
+    rig.wait_ended()
+    assert rig.told.of(waiting) == []
+    assert len(runner.opened) == 1
+
+
+def test_cancelling_a_running_job_frees_its_rows_and_touches_no_other(start: Start) -> None:
+    rig = start(runner := StepByStep(), max_rows=2)
+    stays = rig.post(steps=6)
+    runner.wait_for_calls(1)
+    goes = rig.post(steps=50)
+    runner.allow(2)
+    runner.wait_for_calls(3)
+    following = rig.post(steps=3)
+    assert not rig.cancel(goes, CancelReason.TIMEOUT)
+    assert not rig.cancel(goes, CancelReason.SHUTDOWN)
+    runner.allow(1)
+    rig.wait_ended(goes)
+    ending = rig.told.ending(goes)
+    assert isinstance(ending, Cancelled)
+    assert ending.reason is CancelReason.TIMEOUT, "the first reason stays"
+    runner.allow_all()
+    rig.wait_ended()
+    assert rig.completed(stays)
+    assert rig.completed(following)
+    assert seeds(runner) == [[1], [1, 2], [1, 2], [1, 3], [1, 3], [1, 3]]
+
+
+def test_cancelling_what_is_not_there_reaches_no_later_job(start: Start) -> None:
+    rig = start(Instant())
+    first = rig.post()
+    rig.wait_ended(first)
+    rig.engine.cancel(first, CancelReason.REQUESTED)
+    rig.engine.cancel("never heard of", CancelReason.REQUESTED)
+    second = rig.post()
+    rig.wait_ended()
+    assert rig.completed(second)
+
+
+# Starting and stopping
+
+
+def test_jobs_wait_while_the_model_loads(start: Start) -> None:
+    rig = start(runner := LoadsWhenTold())
+    assert runner.loading.wait(10)
+    job = rig.post()
+    assert rig.engine.snapshot() == Snapshot(EngineState.LOADING, True, 0.25, (job,), 0, 0, None)
+    assert not rig.ready.is_set()
+    runner.finish_loading()
+    rig.wait_ended()
+    assert rig.ready.is_set()
+    assert rig.completed(job)
+
+
+def test_a_snapshot_tells_what_is_going_on(start: Start) -> None:
+    rig = start(runner := StepByStep(), max_rows=3)
+    rig.post(steps=10)
+    rig.post(steps=4, num_images=2)
+    waiting = rig.post()
+    runner.allow(2)
+    runner.wait_for_calls(3)
+    snapshot = rig.engine.snapshot()
+    assert (snapshot.state, snapshot.healthy, snapshot.load_progress) == (EngineState.READY, True, 1.0)
+    assert (snapshot.waiting, snapshot.running) == ((waiting,), 2)
+    assert snapshot.running_image_steps == 10 + 2 * 4 - sum(rig.gauge.rows)
+    assert snapshot.image_step_s is not None
+    runner.allow_all()
+    rig.wait_ended()
+    eventually(lambda: (rig.engine.snapshot().running, rig.engine.snapshot().running_image_steps) == (0, 0))
+
+
+def test_a_job_counts_as_running_until_its_last_picture_is_encoded(start: Start) -> None:
+    rig = start(runner := HoldsEncoders(seed=1))
+    job = rig.post()
+    assert runner.held.reached.wait(10)
+    assert rig.engine.snapshot().running == 1
+    assert not rig.cancel(job), "too late: it completes"
+    other = rig.post()
+    rig.wait_ended(other)
+    assert rig.told.ending(job) is None
+    runner.allow_all()
+    rig.wait_ended()
+    assert rig.completed(job)
+    eventually(lambda: rig.engine.snapshot().running == 0)
+
+
+def test_draining_returns_who_waits_and_finishes_who_runs(start: Start) -> None:
+    rig = start(runner := StepByStep(), max_rows=1)
+    running = rig.post()
+    runner.wait_for_calls(1)
+    waiting = [rig.post(), rig.post()]
+    urgent = rig.post(priority=Priority.HIGH)
+    assert rig.drain() == [urgent, *waiting]
+    assert rig.engine.snapshot().state is EngineState.DRAINING
+    assert rig.engine.snapshot().waiting == ()
+    runner.allow_all()
+    rig.wait_ended()
+    assert rig.completed(running)
+    assert len(runner.opened) == 1
+    assert rig.drain() == []
+
+
+def test_an_engine_that_drains_while_it_loads_takes_nothing_up(start: Start) -> None:
+    rig = start(runner := LoadsWhenTold())
+    waiting = rig.post()
+    assert runner.loading.wait(10)
+    assert rig.drain() == [waiting]
+    late = rig.post()
+    runner.finish_loading()
+    eventually(lambda: rig.engine.snapshot().load_progress == 1.0)
+    assert rig.engine.snapshot().state is EngineState.DRAINING
+    assert rig.engine.stop(10)
+    assert not rig.ready.is_set()
+    assert runner.opened == []
+    assert rig.told.ending(late) == rig.told.of(late)[0]
+
+
+def test_stopping_ends_the_thread_and_every_job(start: Start) -> None:
+    rig = start(runner := StepByStep(), max_rows=1)
+    running, waiting = rig.post(steps=50), rig.post()
+    runner.wait_for_calls(1)
+    runner.allow(1)
+    runner.wait_for_calls(2)
+    assert not rig.engine.stop(0.01), "the step that goes on is not cut short"
+    runner.allow_all()
+    assert rig.engine.stop(10)
+    assert rig.engine.snapshot().state is EngineState.STOPPED
+    assert rig.stopped.is_set()
+    assert rig.reason is None
+    for job in (running, waiting):
+        ending = rig.told.ending(job)
+        assert isinstance(ending, Cancelled)
+        assert ending.reason is CancelReason.SHUTDOWN
+
+
+def test_stopping_a_device_that_hangs_gives_up_in_time(start: Start) -> None:
+    rig = start(runner := NeverEnds())
+    rig.post()
+    runner.wait_for_calls(1)
+    assert not rig.engine.stop(0.01)
+    runner.allow_all()
+    rig.wait_stopped()
+
+
+def test_an_engine_without_a_sign_of_life_is_not_healthy(start: Start) -> None:
+    rig = start(runner := NeverEnds(), stall_s=0.05)
+    job = rig.post()
+    runner.wait_for_calls(1)
+    eventually(lambda: not rig.engine.snapshot().healthy)
+    assert rig.engine.snapshot().state is EngineState.READY
+    runner.allow_all()
+    rig.wait_ended(job)
+
+
+def test_an_idle_engine_stays_healthy(start: Start) -> None:
+    rig = start(Instant())
+    assert rig.ready.wait(10)
+    assert rig.engine.snapshot() == Snapshot(EngineState.READY, True, 1.0, (), 0, 0, None)

@@ -1,0 +1,36 @@
+"""Prompts are encoded once as long as they are in use."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.engine.prompts import PromptCache
+
+
+def test_the_same_text_is_encoded_once() -> None:
+    encoded: list[str] = []
+    cache = PromptCache(lambda text: encoded.append(text) or text.upper())
+    assert [cache.get(text) for text in ("a", "b", "a", "")] == ["A", "B", "A", ""]
+    assert encoded == ["a", "b", ""]
+
+
+def test_the_least_recently_used_is_dropped_first() -> None:
+    encoded: list[str] = []
+    cache = PromptCache(lambda text: encoded.append(text), capacity=2)
+    for text in ("a", "b", "a", "c", "a", "b"):
+        cache.get(text)
+    assert encoded == ["a", "b", "c", "b"]
+
+
+def test_what_could_not_be_encoded_is_not_kept() -> None:
+    answers = iter([MemoryError(), "fine"])
+
+    def encode(text: str) -> str:
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return str(answer)
+
+    cache = PromptCache(encode)
+    with pytest.raises(MemoryError):
+        cache.get("a")
+    assert cache.get("a") == "fine"

@@ -1,0 +1,99 @@
+"""A job's drawings, clock and pictures, and the box through which its events leave."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.engine.rig import Journal
+from tests.fakes import Instant, Sketch, make_params
+from worker.engine.outbox import Outbox
+from worker.engine.run import JobRun, Pictures
+from worker.jobs.events import Cancelled, CancelReason, Completed, Failed, Image, Progress, Timings
+from worker.jobs.params import ImageFormat
+from worker.jobs.queue import Work
+
+
+def run_of(**changes: object) -> JobRun[Sketch]:
+    run: JobRun[Sketch] = JobRun(Work("job", make_params(**changes)))
+    run.opened(list(Instant().open(run.work.params)))
+    return run
+
+
+def image(index: int) -> Image:
+    return Image(index, index, 8, 8, ImageFormat.PNG, b"")
+
+
+def test_a_job_is_as_far_as_its_slowest_image() -> None:
+    run = run_of(num_images=2, steps=5)
+    run.drawings[0].step = 3
+    assert run.step == 0
+    assert run.remaining_image_steps == 7
+    assert run.eta_s() is None, "nothing was measured yet"
+    run.drawings[1].step = 2
+    assert run.step == 2
+    assert (run.eta_s() or 0.0) >= 0
+
+
+def test_timings_add_up() -> None:
+    run = run_of(num_images=2)
+    run.denoised()
+    run.decoded(0.25)
+    run.decoded(0.5)
+    assert run.undecoded == 0
+    timings = run.final_timings()
+    assert timings.decode_s == 0.75
+    assert None not in (timings.queue_s, timings.encode_s, timings.denoise_s, timings.total_s)
+
+
+def test_a_job_that_never_drew_has_no_time_for_it() -> None:
+    timings = JobRun(Work("job", make_params())).final_timings()
+    assert (timings.encode_s, timings.denoise_s, timings.decode_s) == (None, None, None)
+
+
+def test_pictures_are_complete_with_the_last_one_and_in_order() -> None:
+    pictures = Pictures(2)
+    pictures.preview_follows()
+    assert pictures.arrived(image(1)) is None
+    assert pictures.arrived(image(0)) is None, "a preview is still to come"
+    assert pictures.arrived(None) == (image(0), image(1))
+
+
+def test_of_many_threads_exactly_one_brings_the_last_picture() -> None:
+    for _ in range(20):
+        pictures = Pictures(16)
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(pictures.arrived, map(image, range(16))))
+        assert [answer for answer in answers if answer is not None] == [tuple(map(image, range(16)))]
+
+
+def test_what_was_put_leaves_in_one_message() -> None:
+    told, (one, other) = Journal(), (run_of(), run_of())
+    outbox = Outbox(told)
+    outbox.put(one, Progress(1, 4, None))
+    outbox.put(other, Progress(2, 4, None))
+    assert told.messages == []
+    outbox.flush()
+    outbox.flush()
+    assert [len(message) for message in told.messages] == [2]
+
+
+def test_nothing_leaves_behind_an_ending() -> None:
+    told, run = Journal(), run_of()
+    outbox = Outbox(told)
+    failed = Failed("engine_failed", "", True)
+    outbox.put(run, Progress(1, 4, None))
+    outbox.put(run, Cancelled(CancelReason.REQUESTED))
+    outbox.send(run, failed)  # from the pool, before the engine's thread flushes
+    outbox.flush()
+    outbox.send(run, Completed((), Timings()))
+    assert told.of("job") == [failed]
+
+
+def test_of_many_threads_one_ends_the_job() -> None:
+    for _ in range(20):
+        told, run = Journal(), run_of()
+        outbox = Outbox(told)
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(8):
+                pool.submit(outbox.send, run, Completed((), Timings()))
+        assert len(told.of("job")) == 1
