@@ -101,8 +101,11 @@ def notes() -> list[str]:
 
 def launcher(behaviour: str) -> Path:
     """A program in place of `bin/sd-worker-cpu`."""
+    program = Path("stand_in.py").absolute()
+    program.write_text(f"{WORKER}\nassert 'SDW_MODEL' not in os.environ\n{behaviour}")
     path = Path("launcher").absolute()
-    path.write_text(f"#!{sys.executable}\n{WORKER}\nassert 'SDW_MODEL' not in os.environ\n{behaviour}")
+    # A shell in between, as in bin/: the path of a python may hold spaces, which a first line does not allow.
+    path.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{program}' \"$@\"\n")
     path.chmod(0o755)
     return path
 

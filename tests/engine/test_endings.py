@@ -210,6 +210,16 @@ def test_jobs_in_one_call_with_the_loss_all_fail(start: Start) -> None:
     assert {rig.failed(job).code for job in jobs} == {"engine_failed"}
 
 
+def test_a_job_that_comes_too_late_gets_its_ending_too(start: Start) -> None:
+    failed = start(FailsToLoad())
+    failed.wait_stopped()
+    assert failed.failed(failed.post()).code == "engine_failed"
+    stopped = start(Instant())
+    assert stopped.engine.stop(10)
+    assert isinstance(stopped.told.ending(stopped.post()), Cancelled)
+    assert failed.engine.snapshot().waiting == stopped.engine.snapshot().waiting == ()
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_when_the_model_cannot_be_loaded_every_waiting_job_ends(start: Start, at_once: bool) -> None:
     error = errors.ModelUnusable("the fake model cannot be loaded")

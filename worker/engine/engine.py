@@ -10,16 +10,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Protocol
 
-from worker.engine import batching, encoding
+from worker.engine import batching
+from worker.engine.encoding_pool import EncodingPool
 from worker.engine.outbox import Outbox, Sink
 from worker.engine.run import JobRun
-from worker.engine.runner import D, DeviceLost, Drawing, Pixels, Runner
-from worker.errors import EngineFailed, JobFailure, OutOfMemory, StartError
+from worker.engine.runner import D, DeviceLost, Runner
+from worker.errors import EngineFailed, OutOfMemory, StartError
 from worker.jobs.engine import EngineState, Snapshot
-from worker.jobs.events import Cancelled, CancelReason, Completed, Ending, Failed, Image, Preview, Progress, Started
+from worker.jobs.events import Cancelled, CancelReason, Ending, Progress, Started
 from worker.jobs.params import PreviewParams
 from worker.jobs.queue import JobQueue, Work
 
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 ADMIT_AT_ONCE = 2
 """Jobs taken up between two steps, so that a burst of newcomers does not hold up those that run."""
 IDLE_WAIT_S = 0.5
-ENCODING_THREADS = 2
 STALL_S = 60.0
 """Without a sign of life for this long, and for twenty usual steps, the engine counts as stuck."""
 
@@ -70,7 +69,6 @@ class Engine(Generic[D]):
         self._queue = queue
         self._outbox = Outbox(sink)
         self._meter = meter
-        self._model_id = model_id
         self._max_rows = max_rows
         self._stall_s = stall_s
         self._on_ready = on_ready
@@ -85,7 +83,7 @@ class Engine(Generic[D]):
         self._alive_at = time.monotonic()
         self._step_s: float | None = None
         self._image_step_s: float | None = None
-        self._pool = ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="encoding")
+        self._encoders = EncodingPool(self._outbox, model_id)
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
     # What the front calls, from its own thread.
@@ -97,6 +95,10 @@ class Engine(Generic[D]):
     def submit(self, work: Work) -> None:
         """Let `work` wait for its turn. Raises `Full`."""
         self._queue.put(work)
+        # Whoever takes it out of the queue ends it: this, or the thread that ends at this moment.
+        if self._state in (EngineState.FAILED, EngineState.STOPPED) and self._queue.remove(work.job_id):
+            run: JobRun[D] = JobRun(work)
+            self._outbox.send(run, self._last_word(run))
 
     def cancel(self, job_id: str, reason: CancelReason) -> bool:
         """True: it was waiting and is gone. Otherwise it is flagged, and dropped before the next step if it runs."""
@@ -132,8 +134,7 @@ class Engine(Generic[D]):
             self._thread.join(timeout_s)
         if self._thread.is_alive():
             return False
-        # Pictures that are being encoded complete their jobs, so they are waited for and not thrown away.
-        self._pool.shutdown()
+        self._encoders.close()
         return True
 
     def _healthy(self) -> bool:
@@ -161,13 +162,13 @@ class Engine(Generic[D]):
             while not self._stopping.is_set():
                 self._turn_once()
             self._state = EngineState.STOPPED
-            self._end_everything(lambda run: Cancelled(CancelReason.SHUTDOWN, run.final_timings()))
+            self._end_everything()
         except Exception as error:
             reason = error
             self._state = EngineState.FAILED
             if not isinstance(error, StartError):
                 logger.exception("the engine failed")
-            self._end_everything(lambda run: self._failure(run, EngineFailed()))
+            self._end_everything()
         self._on_stop(reason)
 
     def _report_load(self, share: float) -> None:
@@ -272,8 +273,7 @@ class Engine(Generic[D]):
             self._preview(run, asked)
 
     def _preview(self, run: JobRun[D], asked: PreviewParams) -> None:
-        drawing, params = run.drawings[0], run.work.params
-        step = drawing.step
+        drawing = run.drawings[0]
         try:
             pixels = self._runner.preview(drawing)
         except DeviceLost:
@@ -281,14 +281,7 @@ class Engine(Generic[D]):
         except Exception as error:
             self._fail(run, error)
             return
-        run.pictures.preview_follows()
-
-        def encode() -> None:
-            data, width, height = encoding.encode_preview(pixels, params.width, params.height, asked)
-            self._outbox.send(run, Preview(step, drawing.steps, width, height, asked.format, data))
-            self._complete(run, run.pictures.arrived(None))
-
-        self._in_pool(run, encode)
+        self._encoders.preview(run, asked, drawing, pixels)
 
     def _retire(self) -> bool:
         """Decode one image that is done, so that the others wait for one decoding at most; False if none is."""
@@ -315,29 +308,7 @@ class Engine(Generic[D]):
         self._meter.decoded(seconds)
         run.drawings.remove(drawing)
         self._alive_at = time.monotonic()
-        self._in_pool(run, lambda: self._encode(run, drawing, pixels))
-
-    def _encode(self, run: JobRun[D], drawing: Drawing, pixels: Pixels) -> None:
-        """In the pool: one finished picture."""
-        params = run.work.params
-        height, width = pixels.shape[:2]
-        text = encoding.describe_parameters(params, drawing.seed, self._model_id) if params.output.metadata else None
-        data = encoding.encode_image(pixels, params.output, text)
-        image = Image(drawing.index, drawing.seed, width, height, params.output.format, data)
-        self._complete(run, run.pictures.arrived(image))
-
-    def _in_pool(self, run: JobRun[D], work: Callable[[], None]) -> None:
-        def guarded() -> None:
-            try:
-                work()
-            except Exception as error:
-                self._outbox.send(run, self._failure(run, error))
-
-        self._pool.submit(guarded)
-
-    def _complete(self, run: JobRun[D], images: tuple[Image, ...] | None) -> None:
-        if images is not None:
-            self._outbox.send(run, Completed(images, run.final_timings()))
+        self._encoders.picture(run, drawing, pixels)
 
     def _drop_ended(self) -> None:
         """Forget the jobs that the encoding pool has ended, well or badly, since the last turn."""
@@ -355,21 +326,21 @@ class Engine(Generic[D]):
 
     def _fail(self, run: JobRun[D], error: Exception) -> None:
         del self._runs[run.work.job_id]
-        self._outbox.put(run, self._failure(run, error))
+        self._outbox.put(run, run.failure(error))
 
-    def _failure(self, run: JobRun[D], error: Exception) -> Failed:
-        if not isinstance(error, JobFailure):
-            logger.error("job %s failed", run.work.job_id, exc_info=error)
-            error = EngineFailed()
-        return Failed(error.code, error.detail, error.retriable, run.final_timings())
-
-    def _end_everything(self, ending: Callable[[JobRun[D]], Ending]) -> None:
+    def _end_everything(self) -> None:
         """The thread is about to end: so does every job that is drawn or waits. The pool ends those it encodes."""
         self._runs |= {work.job_id: JobRun(work) for work in self._queue.clear()}
         for run in self._runs.values():
             if run.undecoded:
-                self._outbox.put(run, ending(run))
+                self._outbox.put(run, self._last_word(run))
         self._outbox.flush()
+
+    def _last_word(self, run: JobRun[D]) -> Ending:
+        """The ending of a job that an engine which has ended leaves undrawn."""
+        if self._state is EngineState.STOPPED:
+            return Cancelled(CancelReason.SHUTDOWN, run.final_timings())
+        return run.failure(EngineFailed())
 
     def _owner(self, drawing: D) -> JobRun[D] | None:
         return next((run for run in self._runs.values() if drawing in run.drawings), None)

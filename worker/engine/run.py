@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import replace
 from typing import Generic
 
 from worker.engine.runner import D
-from worker.jobs.events import Image, Timings
+from worker.errors import EngineFailed, JobFailure
+from worker.jobs.events import Failed, Image, Timings
 from worker.jobs.queue import Work
+
+logger = logging.getLogger(__name__)
 
 
 class JobRun(Generic[D]):
@@ -66,6 +70,13 @@ class JobRun(Generic[D]):
         """All readings, in milliseconds' precision, with the total from acceptance until now."""
         total = replace(self.timings, total_s=time.monotonic() - self.work.accepted_at)
         return Timings(*(None if (s := getattr(total, name)) is None else round(s, 4) for name in Timings.__slots__))
+
+    def failure(self, error: Exception) -> Failed:
+        """The job's ending for `error`; what is not meant for clients is logged and told in general words."""
+        if not isinstance(error, JobFailure):
+            logger.error("job %s failed", self.work.job_id, exc_info=error)
+            error = EngineFailed()
+        return Failed(error.code, error.detail, error.retriable, self.final_timings())
 
 
 class Pictures:

@@ -1,0 +1,64 @@
+"""Two threads beside the engine that turn pixels into bytes, tell of them, and so complete most jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from worker.engine import encoding
+from worker.engine.outbox import Outbox
+from worker.engine.run import JobRun
+from worker.engine.runner import Drawing, Pixels
+from worker.jobs.events import Completed, Image, Preview
+from worker.jobs.params import PreviewParams
+
+THREADS = 2
+
+
+class EncodingPool:
+    """A job is completed by whichever thread brings its last outstanding preview or picture."""
+
+    def __init__(self, outbox: Outbox, model_id: str) -> None:
+        self._outbox = outbox
+        self._model_id = model_id
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="encoding")
+
+    def preview(self, run: JobRun[Any], asked: PreviewParams, drawing: Drawing, pixels: Pixels) -> None:
+        """Tell what a drawing looks like after the step that it has done."""
+        step, params = drawing.step, run.work.params
+        run.pictures.preview_follows()
+
+        def encode() -> None:
+            data, width, height = encoding.encode_preview(pixels, params.width, params.height, asked)
+            self._outbox.send(run, Preview(step, drawing.steps, width, height, asked.format, data))
+
+        self._submit(run, encode)
+
+    def picture(self, run: JobRun[Any], drawing: Drawing, pixels: Pixels) -> None:
+        """Keep a finished picture for its job's completion."""
+        params = run.work.params
+
+        def encode() -> Image:
+            height, width = pixels.shape[:2]
+            text = encoding.describe_parameters(params, drawing.seed, self._model_id)
+            data = encoding.encode_image(pixels, params.output, text if params.output.metadata else None)
+            return Image(drawing.index, drawing.seed, width, height, params.output.format, data)
+
+        self._submit(run, encode)
+
+    def close(self) -> None:
+        """Wait for all that is being encoded: it completes jobs, so none of it is thrown away."""
+        self._pool.shutdown()
+
+    def _submit(self, run: JobRun[Any], encode: Callable[[], Image | None]) -> None:
+        def work() -> None:
+            try:
+                images = run.pictures.arrived(encode())
+            except Exception as error:
+                self._outbox.send(run, run.failure(error))
+            else:
+                if images is not None:
+                    self._outbox.send(run, Completed(images, run.final_timings()))
+
+        self._pool.submit(work)
