@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from worker import demo
-from worker.demo import DemoError, ServerSentEvent, read_events
+from worker.demo import run
+from worker.demo.client import DemoError, accepted
+from worker.demo.events import ServerSentEvent, read_events
+from worker.demo.screen import half_blocks
 
 WORKER = """
 import http.server, io, json, os, signal, sys, threading
@@ -114,7 +116,7 @@ def run_demo(behaviour: str, *arguments: str) -> str:
     """Run the demo in this process; what it printed."""
     screen = io.StringIO()
     console = Console(file=screen, width=100, markup=False, highlight=False)
-    demo.run(demo.parse_arguments(arguments), launcher(behaviour), console)
+    run.run(run.parse_arguments(arguments), launcher(behaviour), console)
     return screen.getvalue()
 
 
@@ -146,7 +148,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_a_worker_starts() -> N
 
 
 def test_ctrl_c_cancels_the_job_stops_the_worker_and_leaves_no_traceback() -> None:
-    program = "import sys; from pathlib import Path; from worker import demo; sys.exit(demo.main(Path(sys.argv.pop())))"
+    program = (
+        "import sys; from pathlib import Path; from worker.demo import run; sys.exit(run.main(Path(sys.argv.pop())))"
+    )
     stand_in = launcher(NEVER_ENDS)
     os.mkfifo("notes")  # reading it waits for the stand-in
     child = subprocess.Popen(
@@ -154,7 +158,7 @@ def test_ctrl_c_cancels_the_job_stops_the_worker_and_leaves_no_traceback() -> No
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(demo.REPOSITORY)},
+        env=os.environ | {"PYTHONPATH": str(run.REPOSITORY)},
     )
     seen = []
     with Path("notes").open() as lines:
@@ -163,7 +167,7 @@ def test_ctrl_c_cancels_the_job_stops_the_worker_and_leaves_no_traceback() -> No
             if seen[-1] == "streaming":
                 child.send_signal(signal.SIGINT)
     _, errors = child.communicate()
-    assert seen == [f"posted {demo.DEFAULT_PROMPT}", "streaming", "cancelled", "stopped"]
+    assert seen == [f"posted {run.DEFAULT_PROMPT}", "streaming", "cancelled", "stopped"]
     assert (child.returncode, errors) == (130, "demo: interrupted; the worker is stopped\n")
 
 
@@ -173,7 +177,7 @@ def test_a_refusal_names_every_fault() -> None:
         "errors": [{"field": "steps", "message": "is too large"}, {"field": "seed", "message": "is negative"}],
     }
     with pytest.raises(DemoError, match=r"^the worker refused: steps: is too large; seed: is negative \(422\)$"):
-        demo.accepted(httpx.Response(422, json=faults))
+        accepted(httpx.Response(422, json=faults))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -199,7 +203,7 @@ def test_events_survive_any_cut_and_any_line_end(end: str, size: int) -> None:
 def test_a_picture_becomes_half_blocks() -> None:
     image = Image.new("RGB", (4, 4), (255, 0, 0))
     image.paste((0, 0, 255), (0, 2, 4, 4))
-    text = demo.half_blocks(image, 4)
+    text = half_blocks(image, 4)
     assert text.plain == "▀▀▀▀\n▀▀▀▀\n"
     top, bottom = text.spans[0].style, text.spans[-1].style
     assert str(top) == "#ff0000 on #ff0000"

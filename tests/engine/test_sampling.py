@@ -14,6 +14,9 @@ from worker.engine import sampling
 from worker.engine.sampling.plan import COLUMNS, Plan, advance
 from worker.engine.sampling.schedule import NoiseSchedule, UnsupportedSchedule
 
+# diffusers' schedulers hand tensors to numpy in the old way.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
 torch.set_num_threads(1)
 
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {

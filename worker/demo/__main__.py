@@ -1,0 +1,7 @@
+"""`python -m worker.demo`."""
+
+import sys
+
+from worker.demo.run import main
+
+sys.exit(main())
