@@ -13,7 +13,7 @@ class Tokens:
     """The accepted tokens; only their digests are kept."""
 
     def __init__(self, tokens: Iterable[str]) -> None:
-        self._digests = [_digest(token.encode()) for token in tokens if token]
+        self._digests = [_digest(token.strip().encode()) for token in tokens if token.strip()]
 
     @classmethod
     def from_file(cls, path: Path) -> Tokens:

@@ -43,9 +43,18 @@ def eventually(condition: Callable[[], object], within_s: float = 10.0) -> None:
         never.wait(0.005)
 
 
+@pytest.fixture(scope="session")
+def leaving() -> Iterator[list[ServedWorker]]:
+    """Workers that were told to stop: they do so beside the next tests, and must all have stopped in the end."""
+    workers: list[ServedWorker] = []
+    yield workers
+    for worker in workers:
+        worker.wait_stopped()
+
+
 @pytest.fixture
-def serve() -> Iterator[Callable[..., ServedWorker]]:
-    """Start workers with `serve(runner, ...)`; they are stopped when the test is over."""
+def serve(leaving: list[ServedWorker]) -> Iterator[Callable[..., ServedWorker]]:
+    """Start workers with `serve(runner, ...)`; they are told to stop when the test is over."""
     started: list[ServedWorker] = []
 
     def start(*arguments: object, **settings: object) -> ServedWorker:
@@ -54,12 +63,14 @@ def serve() -> Iterator[Callable[..., ServedWorker]]:
 
     yield start
     for worker in started:
-        worker.close()
+        worker.leave()
+        leaving.append(worker)
 
 
 @pytest.fixture(scope="session")
-def instant() -> Iterator[ServedWorker]:
+def instant(leaving: list[ServedWorker]) -> Iterator[ServedWorker]:
     """One worker that draws at once, for the many tests that only ask something of it."""
     worker = ServedWorker(limits=smaller(queue_capacity=1000))
     yield worker
-    worker.close()
+    worker.leave()
+    leaving.append(worker)

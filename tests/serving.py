@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import json
 import socket
 import threading
@@ -65,6 +66,7 @@ async def serve(
     tokens: Iterable[str] = (),
     drain_s: float = 0.0,
     linger_s: float = 0.0,
+    stop_s: float = 1.0,
     on_built: Callable[[Parts], None] = lambda parts: None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:
@@ -74,7 +76,8 @@ async def serve(
     failures: list[Exception] = []
 
     def on_events(events: Sequence[tuple[str, Event]]) -> None:
-        loop.call_soon_threadsafe(service.receive, events)
+        with contextlib.suppress(RuntimeError):  # an engine that hung may come back when the loop is closed
+            loop.call_soon_threadsafe(service.receive, events)
 
     def on_stop(reason: Exception | None) -> None:
         if reason is not None:
@@ -121,7 +124,7 @@ async def serve(
     on_built(Parts(engine, service, server, failures))
     await server.serve(sockets=[listener])
     await service.drain(0.0)
-    await asyncio.to_thread(engine.stop, WAIT_S)
+    await asyncio.to_thread(engine.stop, stop_s)
     return 1 if failures else 0
 
 
@@ -133,7 +136,7 @@ def listen() -> socket.socket:
 
 
 class ServedWorker:
-    """A worker in a thread. `close` lets go of everything the runner holds back."""
+    """A worker in a thread. `leave` lets go of everything the runner holds back."""
 
     def __init__(self, runner: Instant | None = None, *, wait_ready: bool = True, **settings: Any) -> None:
         self.runner = runner or Instant()
@@ -200,13 +203,13 @@ class ServedWorker:
         assert self.status is not None
         return self.status
 
-    def close(self) -> None:
-        """Stop, whatever is going on."""
+    def leave(self) -> None:
+        """Begin to stop, whatever is going on; `wait_stopped` tells whether it went well."""
         self.client.close()
         self.runner.allow_all()
-        if self._thread.is_alive():
-            self.begin_shutdown()
-        self.wait_stopped()
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # it has stopped by itself
+            self._loop.call_soon_threadsafe(self._parts.server.begin_shutdown)
 
     # What clients do.
 
@@ -218,9 +221,7 @@ class ServedWorker:
 
     def try_post(self, body: Any = None, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
         """Post a usual job with `fields` changed, or `body` instead."""
-        return self.client.post(
-            "/v1/jobs", json={"prompt": PROMPT} | fields if body is None else body, headers=headers
-        )
+        return self.client.post("/v1/jobs", json={"prompt": PROMPT} | fields if body is None else body, headers=headers)
 
     def post(self, **fields: Any) -> dict[str, Any]:
         """Post a job that must be accepted."""

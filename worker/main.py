@@ -183,9 +183,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        reason = errno.errorcode.get(error.errno or 0, "") if not isinstance(error, socket.gaierror) else ""
-        what = "is in use already" if reason == "EADDRINUSE" else "cannot be bound"
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host that is no name at all
+        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        what = "is in use already" if in_use else "cannot be bound"
         raise ConfigurationError(f"--host {host} --port {port} {what}") from None
     listener.setblocking(False)
     return listener

@@ -51,10 +51,15 @@ def read_settings(backend: str, arguments: list[str]) -> Settings:
         arguments = arguments[1:]
     flags = {name: value for name, value in vars(_parser(backend).parse_args(arguments)).items() if value is not None}
     try:
-        return Settings(**flags)
+        settings = Settings(**flags)
     except ValidationError as invalid:
         faults = [f"--{_flag(str(fault['loc'][0]))}: {fault['msg']}" for fault in invalid.errors()]
         raise ConfigurationError("; ".join(faults)) from None
+    if settings.token is not None and not settings.token.get_secret_value().strip():
+        raise ConfigurationError("SDW_TOKEN is empty")
+    if settings.token is not None and settings.token_file is not None:
+        raise ConfigurationError("SDW_TOKEN and --token-file exclude each other")
+    return settings
 
 
 class _Parser(argparse.ArgumentParser):

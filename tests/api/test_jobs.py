@@ -258,9 +258,7 @@ def test_cancelling_a_job_that_has_ended_changes_nothing(instant: ServedWorker) 
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.filterwarnings("default")
-def test_a_failed_job_says_why_and_nothing_more(
-    serve: Serve, runner: FailsToOpen, code: str, retriable: bool
-) -> None:
+def test_a_failed_job_says_why_and_nothing_more(serve: Serve, runner: FailsToOpen, code: str, retriable: bool) -> None:
     worker = serve(runner)
     job = worker.finish()
     assert job["status"] == "failed"

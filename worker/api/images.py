@@ -43,7 +43,8 @@ def router(service: JobService) -> APIRouter:
             return Response(status_code=304, headers=headers)
         data, status = image.data, 200
         asked = request.headers.get("range")
-        if asked is not None and request.headers.get("if-range", etag) == etag:
+        # RFC 9110, 14.2: a Range says nothing with any method but GET.
+        if asked is not None and request.method == "GET" and request.headers.get("if-range", etag) == etag:
             part = _parse_range(asked, len(data))
             if part is not None:
                 start, end = part

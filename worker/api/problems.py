@@ -6,9 +6,10 @@ import logging
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from worker.errors import InternalError, MethodNotAllowed, RequestError, RouteNotFound
+from worker.errors import InternalError, MalformedBody, MethodNotAllowed, RequestError, RouteNotFound
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +50,14 @@ def install(app: FastAPI) -> None:
             case _:
                 return problem(InternalError())
 
+    async def on_disconnect(request: Request, error: Exception) -> Response:
+        return problem(MalformedBody("The client left before its body was complete"))
+
     async def on_anything_else(request: Request, error: Exception) -> Response:
         logger.error("unexpected error while answering", exc_info=error)
         return problem(InternalError())
 
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(Exception, on_anything_else)

@@ -18,6 +18,7 @@ from worker.metrics import Metrics
 PING_S = 15
 SEND_TIMEOUT_S = 10
 MAX_ID_DIGITS = 18
+LINE_END = "\n"
 
 
 def router(service: JobService, metrics: Metrics, grace_s: float) -> APIRouter:
@@ -39,7 +40,7 @@ def router(service: JobService, metrics: Metrics, grace_s: float) -> APIRouter:
         return EventSourceResponse(
             _events(service, job, after, metrics),
             ping=PING_S,
-            sep="\n",
+            sep=LINE_END,
             send_timeout=SEND_TIMEOUT_S,
             shutdown_event=anyio.Event(),
             shutdown_grace_period=grace_s,
@@ -53,7 +54,8 @@ async def _events(service: JobService, job: Job, after: int, metrics: Metrics) -
     entries = job.log.follow(after)
     try:
         async for entry in entries:
-            yield ServerSentEvent(data=entry_data(job, entry), event=event_name(entry.event), id=str(entry.id))
+            name, data = event_name(entry.event), entry_data(job, entry)
+            yield ServerSentEvent(data, event=name, id=str(entry.id), sep=LINE_END)
     finally:
         await entries.aclose()
         metrics.streams.dec()

@@ -143,10 +143,16 @@ def event_data(job: Job, event: Event) -> Json:
 
 
 def entry_data(job: Job, entry: Entry) -> str:
-    """The `data:` line of a log entry, made once for all readers; JSON escapes every line break in it."""
-    if entry.wire is None:
-        entry.wire = json.dumps(event_data(job, entry.event), separators=(",", ":"))
-    return entry.wire
+    """The `data:` line of a log entry; JSON escapes every line break in it.
+
+    Made once for all readers, except where it holds pictures: the log keeps those already.
+    """
+    if entry.wire is not None:
+        return entry.wire
+    data = json.dumps(event_data(job, entry.event), separators=(",", ":"))
+    if not isinstance(entry.event, Preview | Completed):
+        entry.wire = data
+    return data
 
 
 def timestamp(moment: datetime | None) -> str | None:

@@ -69,6 +69,7 @@ class Denoiser:
             guided = params.guidance_scale > 1.0
             negative = self._prompts.get(params.negative_prompt or "") if guided else None
             shape = self._model.latent_shape(params.width, params.height)
+            key = (shape, frozenset(one.key for one in (prompt, negative) if one is not None))
             drawings = []
             for index in range(params.num_images):
                 generator = torch.Generator().manual_seed(params.seed + index)
@@ -76,7 +77,7 @@ class Denoiser:
                 latent = (noise * plan.initial_scale).to(self._model.device)
                 drawings.append(
                     LatentDrawing(
-                        key=(shape, prompt.key, negative.key if negative else None) if guided else (shape, prompt.key),
+                        key=key,
                         rows=2 if guided else 1,
                         index=index,
                         seed=params.seed + index,

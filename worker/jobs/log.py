@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from worker.jobs.events import Completed, Ending, Event
+from worker.jobs.events import Completed, Ending, Event, Preview
 
 
 @dataclass(slots=True)
 class Entry:
-    """An event and its number; `wire` keeps its encoded form, so that many readers cost one encoding."""
+    """An event and its number; `wire` keeps its encoded form if that is small: many readers, one encoding."""
 
     id: int
     event: Event
@@ -72,6 +72,12 @@ class EventLog:
             self.readers -= 1
 
     def held_bytes(self) -> int:
-        """Bytes of finished pictures that this log keeps."""
-        last = self._entries[-1].event if self._entries else None
-        return sum(len(image.data) for image in last.images) if isinstance(last, Completed) else 0
+        """Bytes of pictures, finished and previewed, that this log keeps."""
+        held = 0
+        for entry in self._entries:
+            match entry.event:
+                case Preview(data=data):
+                    held += len(data)
+                case Completed(images):
+                    held += sum(len(image.data) for image in images)
+        return held

@@ -7,6 +7,7 @@ Lives on the event loop alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -41,6 +42,7 @@ class JobService:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._positions_due: asyncio.TimerHandle | None = None
         self._quiet = asyncio.Event()
+        self._hurried = False
 
     def submit(self, params: JobParams, key: str | None = None, digest: bytes = b"") -> tuple[Job, bool]:
         """The accepted job and True, or the one this idempotency key already stands for and False.
@@ -107,12 +109,16 @@ class JobService:
             self.cancel(job.id, CancelReason.DISCONNECTED)
 
     async def drain(self, budget_s: float) -> None:
-        """Accept nothing more, end what waits, let what runs finish within `budget_s`, then end it too."""
+        """Accept nothing more, end what waits, let what runs finish within `budget_s`, then end it too.
+
+        Being cancelled while it waits for what runs only cuts that short: every job still gets its ending.
+        """
         self._accepting = False
         for job_id in self.engine.drain():
             if (job := self.store.find(job_id)) is not None and not job.ended:
                 self._record(job, Cancelled(CancelReason.SHUTDOWN))
-        await self._until_quiet(budget_s)
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._until_quiet(0.0 if self._hurried else budget_s)
         for job in self.store.unended():
             self.cancel(job.id, CancelReason.SHUTDOWN)
         await self._until_quiet(UNRESPONSIVE_S)
@@ -121,6 +127,7 @@ class JobService:
 
     def hurry(self) -> None:
         """Cut the budget of a drain short: what still runs is cancelled now."""
+        self._hurried = True  # in case the drain has not begun to wait yet
         self._quiet.set()
 
     async def _until_quiet(self, timeout_s: float) -> None:

@@ -72,15 +72,15 @@ class JobStore:
         self.expire()
 
     def expire(self) -> None:
-        """Forget ended jobs that are too old, too many or too large, oldest first."""
+        """Forget ended jobs that are too old, too many or too large, those that ended first before others."""
         limits, now = self._limits, time.monotonic()
-        ended = [job for job in self._jobs.values() if job.ended_at is not None]
+        ended = sorted((job.ended_at, job.id) for job in self._jobs.values() if job.ended_at is not None)
         excess = len(ended) - limits.retained_jobs
-        for job in ended:
-            too_old = job.ended_at is not None and now - job.ended_at > limits.retained_s
+        for ended_at, job_id in ended:
+            too_old = now - ended_at > limits.retained_s
             if excess <= 0 and not too_old and self._held_bytes <= limits.retained_bytes:
                 break
-            self._forget(job)
+            self._forget(self._jobs[job_id])
             excess -= 1
 
     def _forget(self, job: Job) -> None:

@@ -90,14 +90,11 @@ def identify(model: str, *, dtype: str, samplers: tuple[str, ...]) -> Checkpoint
         "sampler": SCHEDULER_SAMPLERS.get(scheduler.get("_class_name", ""), family.sampler),
     }
     if (folder / DEFAULTS_FILE).exists():
-        facts |= read_json(folder, DEFAULTS_FILE)
+        facts |= _defaults(folder, samplers)
     name = "builtin" if model == "builtin" else folder.resolve().name
-    try:
-        offered = ModelFacts(
-            id=name, family=family.name, dtype=dtype, multiple=granule, samplers=samplers, tasks=family.tasks, **facts
-        )
-    except TypeError:
-        raise ModelUnusable(f"{DEFAULTS_FILE} holds an unknown field") from None
+    offered = ModelFacts(
+        id=name, family=family.name, dtype=dtype, multiple=granule, samplers=samplers, tasks=family.tasks, **facts
+    )
     return Checkpoint(folder, family, offered)
 
 
@@ -112,6 +109,23 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelUnusable(f"{name} does not hold a JSON object")
     return value
+
+
+def _defaults(folder: Path, samplers: tuple[str, ...]) -> dict[str, Any]:
+    defaults = read_json(folder, DEFAULTS_FILE)
+    for name, value in defaults.items():
+        match name:
+            case "width" | "height" | "steps":
+                usable = type(value) is int and value > 0
+            case "guidance_scale":
+                usable = type(value) in (int, float) and value >= 0
+            case "sampler":
+                usable = value in samplers
+            case _:
+                usable = False
+        if not usable:
+            raise ModelUnusable(f"{DEFAULTS_FILE}: {name!r} is no default that can be used")
+    return defaults
 
 
 def _refuse_code(folder: Path) -> None:

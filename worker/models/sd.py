@@ -90,7 +90,7 @@ class StableDiffusion:
 def load(checkpoint: Checkpoint, device: Device, report: Callable[[float], None]) -> StableDiffusion:
     """Read every part from the folder, safetensors alone, without network. Raises ModelUnusable."""
     folder, target = checkpoint.folder, torch.device(device.torch_name)
-    options = {"use_safetensors": True, "local_files_only": True, "torch_dtype": DTYPES[checkpoint.facts.dtype]}
+    options = {"use_safetensors": True, "local_files_only": True, "dtype": DTYPES[checkpoint.facts.dtype]}
     # Diffusers streams weights with accelerate where that is installed; it is not needed here.
     diffusers_options = options | {"low_cpu_mem_usage": False}
     report(0.05)
@@ -104,14 +104,26 @@ def load(checkpoint: Checkpoint, device: Device, report: Callable[[float], None]
         parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         for count, (name, cls, how) in enumerate(loaders, start=1):
             _require_weights(folder / name)
-            parts[name] = cls.from_pretrained(folder / name, **how).to(target).eval().requires_grad_(False)
+            part, told = cls.from_pretrained(folder / name, output_loading_info=True, **how)
+            if told["missing_keys"]:  # the library would make them up
+                raise ModelUnusable(f"the model's {name} lacks weights: {min(told['missing_keys'])}")
+            parts[name] = part.to(target).eval().requires_grad_(False)
             report(0.05 + 0.95 * count / len(loaders))
     except ModelUnusable:
         raise
     except Exception as error:
         logger.debug("loading failed", exc_info=error)
         raise ModelUnusable(f"the model's weights cannot be loaded ({type(error).__name__})") from error
+    _require_words(parts["tokenizer"], parts["text_encoder"])
     return StableDiffusion(checkpoint, device=target, **parts)
+
+
+def _require_words(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
+    """A tokenizer without its files is an empty one, and says nothing about it."""
+    config = text_encoder.config
+    knows_bytes = 256 <= len(tokenizer) <= config.vocab_size
+    if not knows_bytes or tokenizer.model_max_length > config.max_position_embeddings:
+        raise ModelUnusable("the model's tokenizer is incomplete or does not fit its text encoder")
 
 
 def _require_weights(folder: Path) -> None:

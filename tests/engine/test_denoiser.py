@@ -1,0 +1,293 @@
+"""The runner that computes, over a model that is a formula: rows, guidance, seeds, and what becomes of errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fakes import FACTS, make_params
+from worker.engine import preview
+from worker.engine.denoiser import Denoiser, LatentDrawing
+from worker.engine.runner import DeviceLost
+from worker.errors import ModelUnusable, NanOutput, OutOfMemory
+from worker.models.base import Conditioning
+
+COLOURS = torch.tensor([[0.3, -0.2, 0.1], [0.1, 0.4, -0.3], [-0.2, 0.1, 0.2], [0.0, -0.3, 0.4], [0.1, -0.1, 0.2]])
+"""What the formula's pixels are of its latents.  # [C + 1, 3]"""
+
+
+class Formula:
+    """Predicts a mix of the latent, the timestep and the prompt; remembers how many rows it was asked for."""
+
+    facts = replace(FACTS, width=32, height=32)
+    device = torch.device("cpu")
+    dtype = torch.float32
+    scheduler_config: Mapping[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.encoded: list[str] = []
+        self.decoded: list[bool] = []
+
+    def latent_shape(self, width_px: int, height_px: int) -> tuple[int, int, int]:
+        return 4, height_px // 8, width_px // 8
+
+    def encode_prompt(self, text: str) -> Conditioning:
+        self.encoded.append(text)
+        return Conditioning({"hidden": torch.full((1, 3, 2), float(len(text)))})
+
+    def predict(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        rows = len(latents)
+        assert latents.dtype == torch.float32
+        assert timesteps.shape == (rows,)
+        assert conditioning["hidden"].shape == (rows, 3, 2)
+        self.rows.append(rows)
+        told = conditioning["hidden"].mean(dim=(1, 2)) / 10 + timesteps / 1000
+        return latents.tanh() * told[:, None, None, None]
+
+    def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
+        self.decoded.append(precise)
+        colours = torch.einsum("nchw,cr->nrhw", latents, COLOURS[:-1]) + COLOURS[-1][None, :, None, None]
+        return torch.nn.functional.interpolate(colours, scale_factor=8)
+
+
+class Overflows(Formula):
+    """Decodes to something that is no number; in fp32 too if `always`."""
+
+    def __init__(self, value: float, *, always: bool) -> None:
+        super().__init__()
+        self._value = value
+        self._always = always
+        self.loaded = False
+
+    def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
+        pixels = super().decode(latents, precise=precise)
+        if self.loaded and (self._always or not precise):
+            pixels[0, 1, 2, 3] = self._value
+        return pixels
+
+
+class Raises(Formula):
+    """Raises `error` in every prediction and every decoding, once it is loaded."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+        self.loaded = False
+
+    def predict(self, *_: Any, **__: Any) -> torch.Tensor:
+        raise self._error
+
+    def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
+        if self.loaded:
+            raise self._error
+        return super().decode(latents, precise=precise)
+
+
+def loaded(model: Formula) -> Denoiser:
+    denoiser = Denoiser(lambda report: model)
+    denoiser.load(lambda share: None)
+    model.loaded = True  # type: ignore[attr-defined]
+    return denoiser
+
+
+def run(denoiser: Denoiser, *drawings: LatentDrawing) -> None:
+    while waiting := [drawing for drawing in drawings if not drawing.done]:
+        denoiser.step(waiting)
+
+
+def small(**changes: object) -> Any:
+    return make_params(**{"width": 32, "height": 32} | changes)
+
+
+# Opening
+
+
+def test_a_drawing_for_each_image_with_noise_of_its_own_seed() -> None:
+    first, second = loaded(Formula()).open(small(seed=7, num_images=2, sampler="ddim", steps=6))
+    assert (first.index, first.seed, first.steps, first.step, first.rows) == (0, 7, 6, 0, 2)
+    assert (second.index, second.seed) == (1, 8)
+    expected = torch.randn((1, 4, 4, 4), generator=torch.Generator("cpu").manual_seed(8))[0]
+    assert torch.equal(second.latent, expected)
+
+
+def test_only_guidance_above_one_costs_a_second_row() -> None:
+    denoiser = loaded(Formula())
+    rows = {scale: denoiser.open(small(guidance_scale=scale))[0].rows for scale in (0.0, 1.0, 1.01, 9.0)}
+    assert rows == {0.0: 1, 1.0: 1, 1.01: 2, 9.0: 2}
+
+
+def test_prompts_are_encoded_once() -> None:
+    denoiser = loaded(model := Formula())
+    denoiser.open(small(prompt="a", negative_prompt="b"))
+    denoiser.open(small(prompt="b", negative_prompt=None))
+    denoiser.open(small(prompt="a", negative_prompt="unused", guidance_scale=1.0))
+    assert model.encoded == ["a", "b", ""]
+
+
+def test_drawings_of_one_size_share_a_key_whatever_else_they_ask() -> None:
+    denoiser = loaded(Formula())
+    usual = denoiser.open(small())[0].key
+    for other in (
+        small(prompt="else", negative_prompt="other", steps=9),
+        small(sampler="ddim"),
+        small(guidance_scale=1.0),
+    ):
+        assert denoiser.open(other)[0].key == usual
+    assert denoiser.open(small(width=64))[0].key != usual
+
+
+# Stepping
+
+
+def test_all_drawings_advance_with_one_model_call() -> None:
+    denoiser = loaded(model := Formula())
+    drawings = [
+        *denoiser.open(small(num_images=2)),
+        *denoiser.open(small(guidance_scale=1.0, sampler="ddim")),
+        *denoiser.open(small(steps=9, sampler="dpmpp_2m")),
+    ]
+    denoiser.step(drawings)
+    assert model.rows == [7]
+    assert [drawing.step for drawing in drawings] == [1] * 4
+
+
+def test_in_company_a_drawing_is_what_it_is_alone() -> None:
+    denoiser = loaded(Formula())
+    jobs = [
+        small(
+            seed=seed, sampler=sampler, steps=steps, guidance_scale=scale, prompt="x" * seed, negative_prompt=negative
+        )
+        for seed, sampler, steps, scale, negative in [
+            (1, "ddim", 5, 3.0, "no"),
+            (2, "euler", 8, 1.0, None),
+            (3, "dpmpp_2m", 3, 7.5, None),
+            (4, "euler", 1, 0.0, "no"),
+        ]
+    ]
+    together = [denoiser.open(job)[0] for job in jobs]
+    run(denoiser, *together)
+    for job, drawing in zip(jobs, together, strict=True):
+        (alone,) = denoiser.open(job)
+        run(denoiser, alone)
+        assert torch.allclose(drawing.latent, alone.latent, atol=1e-5)
+
+
+def test_guidance_is_between_the_prompt_and_the_negative_prompt() -> None:
+    """Where both say the same, no scale changes anything."""
+    denoiser = loaded(Formula())
+    (guided,) = denoiser.open(small(prompt="same", negative_prompt="same", guidance_scale=12.0))
+    (plain,) = denoiser.open(small(prompt="same", guidance_scale=1.0))
+    run(denoiser, guided)
+    run(denoiser, plain)
+    assert torch.allclose(guided.latent, plain.latent, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB"), OutOfMemory),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), OutOfMemory),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), OutOfMemory),
+        (MemoryError(), OutOfMemory),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceLost),
+        (RuntimeError("CUDA error: device-side assert triggered"), DeviceLost),
+        (RuntimeError("shapes do not match"), RuntimeError),
+        (ValueError("can't allocate memory"), ValueError),
+    ],
+)
+def test_the_devices_errors_are_told_in_the_workers_words(error: Exception, expected: type[Exception]) -> None:
+    denoiser = loaded(Raises(error))
+    (drawing,) = denoiser.open(small())
+    before = drawing.latent.clone()
+    for attempt in (lambda: denoiser.step([drawing]), lambda: denoiser.finish(drawing)):
+        with pytest.raises(expected) as raised:
+            attempt()
+        assert type(raised.value) is expected
+    assert drawing.step == 0
+    assert torch.equal(drawing.latent, before), "a failed step has changed nothing"
+
+
+# Finishing
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_is_decoded_once_more_in_full_precision(value: float) -> None:
+    denoiser = loaded(model := Overflows(value, always=False))
+    (drawing,) = denoiser.open(small())
+    run(denoiser, drawing)
+    model.decoded.clear()
+    assert denoiser.finish(drawing).shape == (32, 32, 3)
+    assert model.decoded == [False, True]
+
+
+def test_what_is_no_number_in_full_precision_either_fails_the_job() -> None:
+    denoiser = loaded(model := Overflows(float("nan"), always=True))
+    (drawing,) = denoiser.open(small())
+    run(denoiser, drawing)
+    model.decoded.clear()
+    with pytest.raises(NanOutput):
+        denoiser.finish(drawing)
+    assert model.decoded == [False, True]
+
+
+def test_pixels_are_rounded_and_not_wrapped() -> None:
+    denoiser = loaded(Formula())
+    (drawing,) = denoiser.open(small())
+    drawing.latent = torch.zeros(4, 4, 4)
+    expected = ((COLOURS[-1] / 2 + 0.5) * 255).round().to(torch.uint8).numpy()
+    assert (denoiser.finish(drawing) == expected).all()
+    drawing.latent = torch.zeros(4, 4, 4)
+    drawing.latent[1] = 100.0
+    assert set(np.unique(denoiser.finish(drawing))) == {0, 255}
+
+
+# Previews
+
+
+def test_the_preview_map_finds_how_a_model_paints() -> None:
+    assert torch.allclose(preview.fit(Formula()), COLOURS, atol=1e-4)
+
+
+def test_a_preview_is_of_the_clean_latent_that_is_predicted() -> None:
+    denoiser = loaded(Formula())
+    (drawing,) = denoiser.open(small(steps=8))
+    for _ in range(7):
+        denoiser.step([drawing])
+    seen = denoiser.preview(drawing)
+    assert seen.shape == (4, 4, 3)
+    denoiser.step([drawing])
+    finished = denoiser.finish(drawing)[::8, ::8].astype(float)
+    assert np.abs(seen - finished).mean() < 16
+    (noise,) = denoiser.open(small(steps=8))
+    assert np.abs(denoiser.preview(noise) - finished).mean() > 16
+
+
+# Loading
+
+
+def test_loading_tells_how_far_it_is() -> None:
+    shares: list[float] = []
+
+    def load(report: Any) -> Formula:
+        report(0.5)
+        report(1.0)
+        return Formula()
+
+    Denoiser(load).load(shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_a_model_whose_schedule_is_not_built_is_refused() -> None:
+    model = Formula()
+    model.scheduler_config = {"beta_schedule": "squaredcos_cap_v2"}
+    with pytest.raises(ModelUnusable, match="squaredcos_cap_v2"):
+        loaded(model)

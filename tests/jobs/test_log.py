@@ -1,0 +1,107 @@
+"""The event log: numbered, replayed from anywhere, missed by nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Failed, Image, Preview, Progress, Timings
+from worker.jobs.log import EventLog
+from worker.jobs.params import ImageFormat
+
+WAIT_S = 10.0
+CANCELLED = Cancelled(CancelReason.REQUESTED)
+COMPLETED = Completed(
+    (Image(0, 1, 8, 8, ImageFormat.PNG, b"12345"), Image(1, 2, 8, 8, ImageFormat.PNG, b"678")), Timings()
+)
+
+
+def filled(steps: int, *more: Event) -> EventLog:
+    log = EventLog()
+    for step in range(1, steps + 1):
+        log.append(Progress(step, steps, None))
+    for event in more:
+        log.append(event)
+    return log
+
+
+async def ids(log: EventLog, after: int = 0) -> list[int]:
+    async with asyncio.timeout(WAIT_S):
+        return [entry.id async for entry in log.follow(after)]
+
+
+def test_entries_are_numbered_from_one() -> None:
+    log = EventLog()
+    assert log.last_id == 0
+    assert [log.append(Progress(step, 3, None)).id for step in (1, 2, 3)] == [1, 2, 3]
+    assert log.last_id == 3
+
+
+@pytest.mark.parametrize("ending", [COMPLETED, Failed("nan_output", "", False), CANCELLED])
+def test_nothing_follows_on_an_ending(ending: Event) -> None:
+    log = filled(2)
+    assert not log.ended
+    assert log.append(ending).is_ending
+    assert log.ended
+    for late in (Progress(1, 2, None), ending):
+        with pytest.raises(RuntimeError):
+            log.append(late)
+    assert log.last_id == 3
+
+
+@pytest.mark.parametrize(("after", "expected"), [(-5, [1, 2, 3]), (0, [1, 2, 3]), (2, [3]), (3, []), (99, [])])
+async def test_a_log_that_has_ended_is_replayed_from_any_number(after: int, expected: list[int]) -> None:
+    assert await ids(filled(2, CANCELLED), after) == expected
+
+
+async def test_readers_of_every_kind_see_the_same_without_gap_or_repeat() -> None:
+    log, seen = EventLog(), asyncio.Event()
+
+    async def slow() -> list[int]:
+        got = []
+        async for entry in log.follow(0):
+            got.append(entry.id)
+            await seen.wait()  # reads its first entry and nothing more until the log is full
+        return got
+
+    async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
+        readers = [tasks.create_task(slow()), tasks.create_task(ids(log)), tasks.create_task(ids(log, 3))]
+        watcher = log.follow(0)
+        for step in range(1, 6):
+            log.append(Progress(step, 5, None))
+            assert (await anext(watcher)).id == step
+        assert log.readers == 4
+        log.append(CANCELLED)
+        seen.set()
+        assert [entry.id async for entry in watcher] == [6]
+    everything = [1, 2, 3, 4, 5, 6]
+    assert [reader.result() for reader in readers] == [everything, everything, [4, 5, 6]]
+    assert await ids(log) == everything, "and one that comes late"
+    assert log.readers == 0
+
+
+async def test_a_reader_that_leaves_is_counted_out_wherever_it_stood() -> None:
+    log = filled(1)
+    async with contextlib.aclosing(log.follow(0)) as reader:
+        await anext(reader)
+        assert log.readers == 1
+    assert log.readers == 0, "left between two entries"
+
+    waiting = asyncio.create_task(ids(log, 1))
+    async with contextlib.aclosing(log.follow(0)) as reader:
+        await anext(reader)  # by the end of this the other reader has begun, or begins before it is cancelled
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert log.readers == 0, "left while it waited"
+    log.append(CANCELLED)
+
+
+def test_every_picture_that_is_kept_is_counted() -> None:
+    assert EventLog().held_bytes() == 0
+    assert filled(3, CANCELLED).held_bytes() == 0
+    preview = Preview(1, 2, 8, 8, ImageFormat.JPEG, b"1234567")
+    assert filled(1, preview, COMPLETED).held_bytes() == 15
+    assert filled(1, preview, CANCELLED).held_bytes() == 7, "previews stay, whatever the ending"

@@ -1,0 +1,308 @@
+"""The service over an engine that does only what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.fakes import LIMITS, make_params
+from worker import errors
+from worker.jobs.engine import EngineState, Snapshot
+from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Queued, Started, Timings
+from worker.jobs.job import Job, Status
+from worker.jobs.params import OnDisconnect
+from worker.jobs.queue import Full, Work
+from worker.jobs.service import POSITION_EVERY_S, JobService
+
+WAIT_S = 10.0
+DONE = Completed((), Timings())
+SHUTDOWN = Cancelled(CancelReason.SHUTDOWN)
+
+
+class Scripted:
+    """The four words. Takes nothing up unless told with `take_up`, and notes every cancellation of what runs."""
+
+    def __init__(self, capacity: int = 8) -> None:
+        self.capacity = capacity
+        self.state = EngineState.READY
+        self.queue: list[Work] = []
+        self.running = 0
+        self.running_image_steps = 0
+        self.image_step_s: float | None = None
+        self.cancellations: asyncio.Queue[tuple[str, CancelReason]] = asyncio.Queue()
+        self.drained = asyncio.Event()
+
+    def submit(self, work: Work) -> None:
+        if len(self.queue) >= self.capacity:
+            raise Full
+        self.queue.append(work)
+
+    def cancel(self, job_id: str, reason: CancelReason) -> bool:
+        for work in self.queue:
+            if work.job_id == job_id:
+                self.queue.remove(work)
+                return True
+        self.cancellations.put_nowait((job_id, reason))
+        return False
+
+    def snapshot(self) -> Snapshot:
+        waiting = tuple(work.job_id for work in self.queue)
+        return Snapshot(self.state, True, 1.0, waiting, self.running, self.running_image_steps, self.image_step_s)
+
+    def drain(self) -> list[str]:
+        self.state = EngineState.DRAINING
+        self.drained.set()
+        waiting, self.queue = self.queue, []
+        return [work.job_id for work in waiting]
+
+    def take_up(self, service: JobService) -> None:
+        """The first waiting job starts."""
+        self.running += 1
+        service.receive([(self.queue.pop(0).job_id, Started(1))])
+
+
+@pytest.fixture
+async def engine() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+async def service(engine: Scripted) -> JobService:
+    return JobService(engine, LIMITS)
+
+
+def submit(service: JobService, **changes: Any) -> Job:
+    return service.submit(make_params(**changes))[0]
+
+
+def start(service: JobService, engine: Scripted, **changes: Any) -> Job:
+    """A job that runs."""
+    job = submit(service, **changes)
+    engine.take_up(service)
+    return job
+
+
+async def events(job: Job, after: int = 0) -> list[Event]:
+    """Everything of a job until its ending."""
+    async with asyncio.timeout(WAIT_S):
+        return [entry.event async for entry in job.log.follow(after)]
+
+
+async def next_event(job: Job, after: int) -> Event:
+    async with asyncio.timeout(WAIT_S):
+        return (await anext(job.log.follow(after))).event
+
+
+class TestSubmit:
+    async def test_gives_a_job_that_knows_its_place(self, service: JobService, engine: Scripted) -> None:
+        job, created = service.submit(make_params())
+        second = submit(service)
+        assert created
+        assert service.store.get(job.id) is job
+        assert [work.job_id for work in engine.queue] == [job.id, second.id]
+        assert (job.status, job.position, second.position) == (Status.QUEUED, 0, 1)
+        assert job.log.last_id == 1
+
+    async def test_an_estimate_counts_all_that_is_ahead(self, service: JobService, engine: Scripted) -> None:
+        engine.running_image_steps, engine.image_step_s = 10, 0.5
+        one, two = submit(service, steps=4, num_images=2), submit(service, steps=3)
+        assert (one.eta_s, two.eta_s) == (9.0, 10.5)
+        assert service.places() == {one.id: (0, 9.0), two.id: (1, 10.5)}
+
+    async def test_a_key_gives_the_same_job_even_when_nothing_else_is_taken(
+        self, service: JobService, engine: Scripted
+    ) -> None:
+        job, _ = service.submit(make_params(), "key", b"body")
+        engine.capacity = 0
+        assert service.submit(make_params(), "key", b"body") == (job, False)
+        engine.state = EngineState.FAILED
+        assert service.submit(make_params(), "key", b"body") == (job, False)
+        with pytest.raises(errors.IdempotencyConflict):
+            service.submit(make_params(), "key", b"another")
+        assert len(engine.queue) == 1
+
+    async def test_a_full_queue_says_when_to_come_back(self, service: JobService, engine: Scripted) -> None:
+        engine.capacity = 0
+        with pytest.raises(errors.QueueFull) as unknown:
+            submit(service)
+        assert unknown.value.headers == {"Retry-After": "5"}
+        engine.running, engine.running_image_steps, engine.image_step_s = 2, 10, 0.5
+        with pytest.raises(errors.QueueFull) as measured:
+            submit(service)
+        assert measured.value.headers == {"Retry-After": "3"}
+        assert len(service.store) == 0
+
+    @pytest.mark.parametrize(
+        ("state", "error"),
+        [
+            (EngineState.FAILED, errors.WorkerFailed),
+            (EngineState.STOPPED, errors.Draining),
+            (EngineState.DRAINING, errors.Draining),
+        ],
+    )
+    async def test_an_engine_that_takes_nothing(
+        self, service: JobService, engine: Scripted, state: EngineState, error: type[Exception]
+    ) -> None:
+        engine.state = state
+        with pytest.raises(error):
+            submit(service)
+        assert (len(service.store), engine.queue) == (0, [])
+
+    async def test_jobs_wait_while_the_model_loads(self, service: JobService, engine: Scripted) -> None:
+        engine.state = EngineState.LOADING
+        assert submit(service).status is Status.QUEUED
+
+
+class TestReceive:
+    async def test_events_come_to_their_jobs_and_to_the_listener(self, engine: Scripted) -> None:
+        heard: list[tuple[Job, Event]] = []
+        service = JobService(engine, LIMITS, lambda job, event: heard.append((job, event)))
+        job = start(service, engine)
+        service.receive([(job.id, DONE)])
+        assert job.status is Status.COMPLETED
+        assert heard == [(job, Queued(0, None)), (job, Started(1)), (job, DONE)]
+
+    async def test_what_comes_for_an_ended_or_unknown_job_is_passed_over(
+        self, service: JobService, engine: Scripted
+    ) -> None:
+        job, other = start(service, engine), start(service, engine)
+        service.receive([(job.id, DONE)])
+        service.receive([(job.id, SHUTDOWN), ("job_0", Started(1)), (other.id, DONE)])
+        assert (job.status, job.log.last_id) == (Status.COMPLETED, 3)
+        assert other.status is Status.COMPLETED
+
+
+class TestPositions:
+    async def test_who_waits_is_told_when_it_moves(self, service: JobService, engine: Scripted) -> None:
+        first, second, third = (submit(service) for _ in range(3))
+        second.told_at = third.told_at = 0.0
+        engine.take_up(service)
+        assert await next_event(second, after=1) == Queued(0, None)
+        assert await next_event(third, after=1) == Queued(1, None)
+        assert first.log.last_id == 2, "what runs has no position"
+
+    async def test_at_most_once_a_second_and_then_the_newest(self, service: JobService, engine: Scripted) -> None:
+        _, middle, last = (submit(service) for _ in range(3))
+        told_at = last.told_at
+        engine.take_up(service)
+        service.cancel(middle.id)
+        assert await next_event(last, after=1) == Queued(0, None), "the position between was never told"
+        assert time.monotonic() - told_at >= POSITION_EVERY_S
+
+
+class TestCancel:
+    async def test_what_waits_ends_at_once(self, service: JobService, engine: Scripted) -> None:
+        job = submit(service)
+        assert service.cancel(job.id) is job
+        assert (job.status, job.position, engine.queue) == (Status.CANCELLED, None, [])
+        assert job.timings.queue_s is not None
+        assert job.timings.queue_s == job.timings.total_s
+
+    async def test_what_runs_ends_when_the_engine_says_so(self, service: JobService, engine: Scripted) -> None:
+        job = start(service, engine)
+        service.cancel(job.id)
+        assert job.status is Status.RUNNING
+        assert engine.cancellations.get_nowait() == (job.id, CancelReason.REQUESTED)
+        service.receive([(job.id, Cancelled(CancelReason.REQUESTED))])
+        assert job.status is Status.CANCELLED
+
+    async def test_twice_keeps_the_first_reason_and_the_ended_is_left_alone(
+        self, service: JobService, engine: Scripted
+    ) -> None:
+        job = start(service, engine)
+        service.cancel(job.id, CancelReason.DISCONNECTED)
+        service.cancel(job.id)
+        asked = [engine.cancellations.get_nowait() for _ in range(2)]
+        assert asked == [(job.id, CancelReason.DISCONNECTED)] * 2
+        service.receive([(job.id, DONE)])
+        assert service.cancel(job.id).status is Status.COMPLETED
+        assert engine.cancellations.empty()
+
+    async def test_unknown_and_expired(self, engine: Scripted) -> None:
+        service = JobService(engine, replace(LIMITS, retained_jobs=0))
+        with pytest.raises(errors.JobNotFound):
+            service.cancel("job_0")
+        job = submit(service)
+        service.cancel(job.id)
+        with pytest.raises(errors.JobExpired):
+            service.cancel(job.id)
+
+    async def test_the_time_is_over_for_what_waits(self, service: JobService, engine: Scripted) -> None:
+        job = submit(service, timeout_s=0.01)
+        assert (await events(job))[-1] == Cancelled(CancelReason.TIMEOUT, job.timings)
+        assert engine.queue == []
+
+    async def test_the_time_is_over_for_what_runs(self, service: JobService, engine: Scripted) -> None:
+        job = start(service, engine, timeout_s=0.01)
+        async with asyncio.timeout(WAIT_S):
+            assert await engine.cancellations.get() == (job.id, CancelReason.TIMEOUT)
+
+    async def test_the_last_reader_takes_along_the_job_that_asked_for_it(
+        self, service: JobService, engine: Scripted
+    ) -> None:
+        stays, goes = submit(service), submit(service, on_disconnect=OnDisconnect.CANCEL)
+        one, two = goes.log.follow(0), goes.log.follow(0)
+        await anext(one)
+        await anext(two)
+        await one.aclose()
+        service.reader_left(goes)
+        assert not goes.ended, "somebody still reads"
+        await two.aclose()
+        service.reader_left(goes)
+        service.reader_left(goes)
+        assert goes.cancel_reason is CancelReason.DISCONNECTED
+        assert goes.status is Status.CANCELLED
+        service.reader_left(stays)
+        assert not stays.ended
+
+
+class TestDrain:
+    async def test_with_nothing_to_do_it_is_over_at_once(self, service: JobService) -> None:
+        async with asyncio.timeout(1):
+            await service.drain(3600)
+        with pytest.raises(errors.Draining):
+            submit(service)
+
+    async def test_what_waits_ends_and_what_runs_finishes(self, service: JobService, engine: Scripted) -> None:
+        running, waiting = start(service, engine), submit(service)
+        draining = asyncio.create_task(service.drain(3600))
+        assert (await events(waiting))[-1] == SHUTDOWN
+        assert not running.ended
+        service.receive([(running.id, DONE)])
+        await asyncio.wait_for(draining, WAIT_S)
+        assert running.status is Status.COMPLETED
+        assert engine.cancellations.empty()
+
+    async def test_when_the_budget_is_over_what_runs_is_cancelled(self, service: JobService, engine: Scripted) -> None:
+        job = start(service, engine)
+        draining = asyncio.create_task(service.drain(0.01))
+        async with asyncio.timeout(WAIT_S):
+            assert await engine.cancellations.get() == (job.id, CancelReason.SHUTDOWN)
+            service.receive([(job.id, SHUTDOWN)])
+            await draining
+        assert job.log.last_id == 3
+
+    async def test_hurry_cuts_the_budget_and_then_the_engine_short(self, service: JobService, engine: Scripted) -> None:
+        job = start(service, engine)
+        draining = asyncio.create_task(service.drain(3600))
+        async with asyncio.timeout(WAIT_S):
+            await engine.drained.wait()
+            service.hurry()
+            assert await engine.cancellations.get() == (job.id, CancelReason.SHUTDOWN)
+            await draining  # the engine never answers
+        assert (await events(job))[-1] == SHUTDOWN
+
+    async def test_a_hurry_that_comes_before_the_drain_has_begun_counts(
+        self, service: JobService, engine: Scripted
+    ) -> None:
+        job = start(service, engine)
+        draining = asyncio.create_task(service.drain(3600))
+        service.hurry()  # two signals at once: the task has not run yet
+        async with asyncio.timeout(WAIT_S):
+            assert await engine.cancellations.get() == (job.id, CancelReason.SHUTDOWN)
+            service.receive([(job.id, SHUTDOWN)])
+            await draining

@@ -1,0 +1,202 @@
+"""Which folders are served, and what is said of the others: one line, without a path."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shared_worker.device import find_device
+from worker.engine import sampling
+from worker.engine.denoiser import Denoiser
+from worker.errors import ModelUnusable
+from worker.models.registry import CODE_OR_PICKLE, DEFAULTS_FILE, Checkpoint, identify
+
+SAMPLERS = tuple(sampling.SAMPLERS)
+UNET = "unet/diffusion_pytorch_model.safetensors"
+PARTS = (UNET, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
+
+
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(tiny, tmp_path / "copied model"))
+
+
+def recognise(folder: Path) -> Checkpoint:
+    return identify(str(folder), dtype="float32", samplers=SAMPLERS)
+
+
+def load(folder: Path) -> None:
+    recognise(folder).load(find_device("cpu"), lambda share: None)
+
+
+def refusal(of: Callable[[Path], object], folder: Path) -> str:
+    """What is told of a model that is refused."""
+    with pytest.raises(ModelUnusable) as refused:
+        of(folder)
+    told = refused.value.detail
+    assert "\n" not in told
+    assert str(folder) not in told
+    assert folder.name not in told
+    assert "/tmp" not in told  # noqa: S108 - looked for, not written to
+    return told
+
+
+def change(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+# Before a weight is read
+
+
+def test_what_a_folder_says_of_itself(folder: Path) -> None:
+    facts = recognise(folder).facts
+    assert (facts.id, facts.family, facts.dtype) == ("copied model", "sd", "float32")
+    assert (facts.width, facts.height, facts.multiple) == (32, 32, 4)
+    assert (facts.steps, facts.guidance_scale) == (25, 7.5)
+    assert facts.sampler == "dpmpp_2m", "a scheduler that is not offered gives way to the family's"
+    assert facts.samplers == SAMPLERS
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "sampler"),
+    [("DDIMScheduler", "ddim"), ("EulerDiscreteScheduler", "euler"), ("DPMSolverMultistepScheduler", "dpmpp_2m")],
+)
+def test_the_checkpoints_own_scheduler_is_the_default(folder: Path, scheduler: str, sampler: str) -> None:
+    change(folder / "scheduler/scheduler_config.json", _class_name=scheduler)
+    assert recognise(folder).facts.sampler == sampler
+
+
+def test_a_models_maker_sets_its_defaults(folder: Path) -> None:
+    defaults = {"steps": 12, "guidance_scale": 3, "sampler": "ddim", "width": 96}
+    (folder / DEFAULTS_FILE).write_text(json.dumps(defaults), encoding="utf-8")
+    facts = recognise(folder).facts
+    assert (facts.steps, facts.guidance_scale, facts.sampler, facts.width, facts.height) == (12, 3, "ddim", 96, 32)
+
+
+@pytest.mark.parametrize(
+    "defaults", [{"steps": "12"}, {"steps": True}, {"steps": 0}, {"sampler": "magic"}, {"id": "x"}, {"colour": 1}, []]
+)
+def test_defaults_that_mean_nothing_are_refused(folder: Path, defaults: object) -> None:
+    (folder / DEFAULTS_FILE).write_text(json.dumps(defaults), encoding="utf-8")
+    assert DEFAULTS_FILE in refusal(recognise, folder)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert "model_index.json is not there" in refusal(recognise, tmp_path / "nowhere")
+
+
+def test_a_file_is_no_folder(folder: Path) -> None:
+    assert "no diffusers model folder" in refusal(recognise, folder / UNET)
+
+
+def test_an_unknown_pipeline_is_refused_by_name(folder: Path) -> None:
+    change(folder / "model_index.json", _class_name="AudioLDMPipeline")
+    assert "AudioLDMPipeline" in refusal(recognise, folder)
+
+
+@pytest.mark.parametrize("suffix", [*CODE_OR_PICKLE, ".PY"])
+@pytest.mark.parametrize("where", ["", "unet", "a/b"])
+def test_a_folder_with_code_or_pickles_is_refused(folder: Path, suffix: str, where: str) -> None:
+    (folder / where).mkdir(parents=True, exist_ok=True)
+    (folder / where / f"extra{suffix}").write_bytes(b"")
+    assert f"extra{suffix}" in refusal(recognise, folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["model_index.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"]
+)
+@pytest.mark.parametrize("content", [None, b"", b'{"a": ', b"[]", b"\xff\xfe\x00", b'"text"'])
+def test_broken_json_is_refused_by_its_name(folder: Path, name: str, content: bytes | None) -> None:
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    assert name in refusal(recognise, folder)
+
+
+def test_an_inpainting_checkpoint_is_not_served_yet(folder: Path) -> None:
+    change(folder / "unet/config.json", in_channels=9)
+    assert "inpainting" in refusal(recognise, folder)
+
+
+@pytest.mark.parametrize("changes", [{"sample_size": None}, {"sample_size": "wide"}, {"block_out_channels": 3}])
+def test_a_configuration_without_sizes_is_refused(folder: Path, changes: dict[str, object]) -> None:
+    change(folder / "unet/config.json", **changes)
+    assert "sizes" in refusal(recognise, folder)
+
+
+# Reading the weights
+
+
+def test_loading_tells_how_far_it_is(folder: Path) -> None:
+    shares: list[float] = []
+    recognise(folder).load(find_device("cpu"), shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0)
+    assert len(shares) >= 3
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data[: len(data) // 2], lambda data: b"\x80\x04garbage" * 9, lambda data: b""]
+)
+def test_spoilt_weights_are_refused(folder: Path, part: str, spoil: Callable[[bytes], bytes]) -> None:
+    (folder / part).write_bytes(spoil((folder / part).read_bytes()))
+    assert "weights cannot be loaded" in refusal(load, folder)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_that_are_not_there_are_refused(folder: Path, part: str) -> None:
+    (folder / part).unlink()
+    assert part.split("/")[0] in refusal(load, folder)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_single_missing_tensor_is_refused_and_not_made_up(folder: Path, part: str) -> None:
+    tensors = load_file(folder / part)
+    missing = sorted(tensors)[3]
+    del tensors[missing]
+    save_file(tensors, folder / part, metadata={"format": "pt"})
+    assert refusal(load, folder) == f"the model's {part.split('/')[0]} lacks weights: {missing}"
+
+
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
+    tensors = load_file(folder / UNET)
+    tensors[min(tensors)] = torch.zeros(3, 5)
+    save_file(tensors, folder / UNET, metadata={"format": "pt"})
+    assert "weights cannot be loaded" in refusal(load, folder)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda tokenizer: [file.unlink() for file in tokenizer.iterdir()],
+        lambda tokenizer: shutil.rmtree(tokenizer),
+        lambda tokenizer: (tokenizer / "tokenizer_config.json").unlink(),
+        lambda tokenizer: (tokenizer / "tokenizer.json").write_bytes(b"{"),
+    ],
+)
+def test_a_tokenizer_that_cannot_tell_words_is_refused(folder: Path, spoil: Callable[[Path], object]) -> None:
+    spoil(folder / "tokenizer")
+    refusal(load, folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rescale_betas_zero_snr": True},
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"prediction_type": "flow_prediction"},
+        {"timestep_spacing": "wide"},
+    ],
+)
+def test_a_noise_schedule_that_is_not_built_is_refused(folder: Path, changes: dict[str, object]) -> None:
+    change(folder / "scheduler/scheduler_config.json", **changes)
+    denoiser = Denoiser(lambda report: recognise(folder).load(find_device("cpu"), report))
+    assert "scheduler" in refusal(lambda _: denoiser.load(lambda share: None), folder)

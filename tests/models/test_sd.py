@@ -1,0 +1,158 @@
+"""Parity: what our step loop draws is what the stock pipeline draws, alone and in company."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from shared_worker.device import find_device
+from tests.models.tiny import SCHEDULERS, by_stock, job, load_stock, psnr_db
+from worker.engine import preview, sampling
+from worker.engine.denoiser import Denoiser
+from worker.engine.runner import Pixels
+from worker.jobs.params import JobParams
+from worker.models.base import Model
+from worker.models.registry import identify
+
+# diffusers' schedulers hand tensors to numpy in the old way.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+ALONE_DB, IN_COMPANY_DB = 40, 35
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several only get into each other's way at this size."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def stock(tiny: Path) -> StableDiffusionPipeline:
+    return load_stock(tiny)
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> Model:
+    checkpoint = identify(str(tiny), dtype="float32", samplers=tuple(sampling.SAMPLERS))
+    return checkpoint.load(find_device("cpu"), lambda share: None)
+
+
+@pytest.fixture(scope="module")
+def denoiser(model: Model) -> Denoiser:
+    loaded = Denoiser(lambda report: model)
+    loaded.load(lambda share: None)
+    return loaded
+
+
+def draw(denoiser: Denoiser, *jobs: JobParams, join_every: int = 0) -> list[list[Pixels]]:
+    """The pictures of all jobs, drawn together; each job joins `join_every` steps after the one before."""
+    opened = [denoiser.open(asked) for asked in jobs]
+    step = 0
+    while True:
+        joined = opened if join_every == 0 else opened[: 1 + step // join_every]
+        waiting = [one for drawings in joined for one in drawings if not one.done]
+        if not waiting and len(joined) == len(opened):
+            return [[denoiser.finish(one) for one in drawings] for drawings in opened]
+        assert len({one.key for one in waiting}) == 1, "all of these can share a call"
+        denoiser.step(waiting)
+        step += 1
+
+
+def test_the_tiny_models_pictures_differ_by_what_is_asked(stock: StableDiffusionPipeline) -> None:
+    """Else parity would prove nothing."""
+    usual = by_stock(stock, job())
+    assert usual.std() > 50
+    for other in (
+        job(prompt="a blue star"),
+        job(guidance_scale=1.0),
+        job(guidance_scale=7.0),
+        job(negative_prompt="green"),
+        job(seed=43),
+        job(sampler="ddim"),
+        job(steps=7),
+    ):
+        assert psnr_db(usual, by_stock(stock, other)) < 35
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_a_job_alone_is_the_stock_pipelines_picture(
+    stock: StableDiffusionPipeline, denoiser: Denoiser, sampler: str, guidance_scale: float
+) -> None:
+    asked = job(sampler=sampler, guidance_scale=guidance_scale, steps=8)
+    [[picture]] = draw(denoiser, asked)
+    assert picture.shape == (32, 32, 3)
+    assert picture.dtype == np.uint8
+    assert psnr_db(picture, by_stock(stock, asked)) >= ALONE_DB
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_a_negative_prompt_and_other_sizes_are_the_stock_pipelines_too(
+    stock: StableDiffusionPipeline, denoiser: Denoiser, sampler: str
+) -> None:
+    asked = job(sampler=sampler, negative_prompt="green, blurry", width=48, height=24, guidance_scale=7.5)
+    [[picture]] = draw(denoiser, asked)
+    assert picture.shape == (24, 48, 3)
+    assert psnr_db(picture, by_stock(stock, asked)) >= ALONE_DB
+
+
+def test_image_k_is_the_stock_pipelines_of_seed_plus_k(stock: StableDiffusionPipeline, denoiser: Denoiser) -> None:
+    asked = job(num_images=3, seed=2**32)
+    [pictures] = draw(denoiser, asked)
+    for index, picture in enumerate(pictures):
+        assert psnr_db(picture, by_stock(stock, asked, index)) >= IN_COMPANY_DB
+    assert psnr_db(pictures[0], pictures[1]) < 20
+
+
+@pytest.mark.parametrize("join_every", [0, 2])
+def test_in_company_every_job_stays_what_it_is(
+    stock: StableDiffusionPipeline, denoiser: Denoiser, join_every: int
+) -> None:
+    jobs = [
+        job(prompt="a red circle", sampler="euler", steps=6, seed=1),
+        job(prompt="a large yellow star on the left", sampler="ddim", steps=9, seed=2, guidance_scale=2.5),
+        job(prompt="ring " * 100, sampler="dpmpp_2m", steps=11, seed=3, negative_prompt="blue"),
+        job(prompt="", sampler="ddim", steps=7, seed=4, guidance_scale=1.0),
+        job(prompt="🦓", sampler="dpmpp_2m", steps=4, seed=5, guidance_scale=9.0, num_images=2),
+        job(prompt="a red circle", sampler="euler", steps=1, seed=6, guidance_scale=1.0),
+    ]
+    for asked, pictures in zip(jobs, draw(denoiser, *jobs, join_every=join_every), strict=True):
+        for index, picture in enumerate(pictures):
+            assert psnr_db(picture, by_stock(stock, asked, index)) >= IN_COMPANY_DB, asked
+
+
+def test_the_same_job_twice_is_the_same_picture_to_the_last_bit(denoiser: Denoiser) -> None:
+    [[first]], [[second]] = draw(denoiser, job()), draw(denoiser, job())
+    assert np.array_equal(first, second)
+
+
+def test_the_preview_map_is_fitted_to_the_vae(model: Model) -> None:
+    colour_map = preview.fit(model)
+    assert colour_map.shape == (5, 3)
+    assert torch.allclose(colour_map, preview.fit(model), atol=1e-4)
+    generator = torch.Generator().manual_seed(7)
+    latent = torch.nn.functional.interpolate(torch.randn(1, 4, 4, 4, generator=generator), size=(32, 32))
+    pixels = ((model.decode(latent)[0].permute(1, 2, 0).clamp(-1, 1) + 1) * 127.5).numpy()
+    small = pixels.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
+    assert correlation(preview.apply(latent[0], colour_map), small) > 0.4, "of a VAE that was never trained"
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a.astype(float).ravel(), b.astype(float).ravel())[0, 1])
+
+
+def test_half_precision_draws_about_the_same(tiny: Path, denoiser: Denoiser) -> None:
+    checkpoint = identify(str(tiny), dtype="bfloat16", samplers=tuple(sampling.SAMPLERS))
+    half = Denoiser(lambda report: checkpoint.load(find_device("cpu"), report))
+    half.load(lambda share: None)
+    asked = job(steps=4, guidance_scale=2.0)
+    [[picture]], [[precise]] = draw(half, asked), draw(denoiser, asked)
+    assert psnr_db(picture, precise) > 20

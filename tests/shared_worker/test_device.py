@@ -1,0 +1,82 @@
+"""Which device there is: the CPU for real, the others over a torch that says what the test wants."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory
+
+WITHOUT_TORCH = """
+import sys
+from shared_worker import auth, contract, device
+device.memory(device.find_device("cpu"))
+print([name for name in sys.modules if name.split(".")[0] in ("torch", "worker")])
+"""
+
+
+@pytest.fixture
+def torch(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A torch with two CUDA devices and an Apple GPU."""
+    fake = SimpleNamespace(
+        cuda=SimpleNamespace(
+            is_available=lambda: True,
+            device_count=lambda: 2,
+            get_device_name=lambda index: f"GPU {index}",
+            mem_get_info=lambda name: {"cuda:0": (30, 100), "cuda:1": (10, 40)}[name],
+        ),
+        backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: True)),
+        mps=SimpleNamespace(recommended_max_memory=lambda: 64, driver_allocated_memory=lambda: 8),
+    )
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    return fake
+
+
+def test_the_cpu_is_always_there() -> None:
+    device = find_device("cpu", 7)
+    assert (device.backend, device.torch_name) == ("cpu", "cpu")
+    assert device.name
+    total, used = memory(device)
+    if total is not None and used is not None:
+        assert 0 < used < total
+
+
+def test_the_cpu_is_found_without_torch_and_nothing_of_the_worker() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
+
+
+def test_cuda_by_index(torch: SimpleNamespace) -> None:
+    device = find_device("cuda", 1)
+    assert device == Device("cuda", "cuda:1", "GPU 1")
+    assert memory(device) == (40, 30)
+    assert memory(find_device("cuda")) == (100, 70)
+
+
+def test_mps(torch: SimpleNamespace) -> None:
+    device = find_device("mps")
+    assert (device.backend, device.torch_name) == ("mps", "mps")
+    assert device.name
+    assert memory(device) == (64, 8)
+
+
+@pytest.mark.parametrize(
+    ("backend", "index", "said"),
+    [("cuda", 2, "no CUDA device 2: there are 2, counted from 0"), ("cuda", 99, "no CUDA device 99")],
+)
+def test_an_index_too_high(torch: SimpleNamespace, backend: Backend, index: int, said: str) -> None:
+    with pytest.raises(NoSuchDevice, match=said):
+        find_device(backend, index)
+
+
+def test_no_such_backend_here(torch: SimpleNamespace) -> None:
+    torch.cuda.is_available = torch.backends.mps.is_available = lambda: False
+    with pytest.raises(NoSuchDevice, match="^no CUDA device: .*driver"):
+        find_device("cuda")
+    with pytest.raises(NoSuchDevice, match="^no MPS device: .*Apple"):
+        find_device("mps")

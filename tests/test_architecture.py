@@ -1,0 +1,197 @@
+"""The import table of ARCHITECTURE.md, read from the sources and seen in fresh processes."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LONGEST_FILE = 400
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module; `for_types` where only a type checker sees it."""
+
+    module: str
+    line: int
+    for_types: bool
+
+    def within(self, allowed: tuple[str, ...]) -> bool:
+        """`a.b` allows `a.b` and what is in it; `=a.b` allows `a.b` alone."""
+        return any(
+            self.module == one.removeprefix("=") or (not one.startswith("=") and self.module.startswith(f"{one}."))
+            for one in allowed
+        )
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the files of a folder, or one file, may import beside themselves and the standard library."""
+
+    path: str
+    may: tuple[str, ...] = ()
+    may_for_types: tuple[str, ...] = ()
+    may_not: tuple[str, ...] = ()
+    only_in: dict[str, str] = field(default_factory=dict)
+    """Modules that one file of the room imports and no other."""
+
+
+# The most particular room that a file lies in is its own.
+ROOMS = (
+    Room("worker/__init__.py"),
+    Room("worker/errors.py"),
+    Room("worker/metrics.py", ("prometheus_client", "worker.jobs")),
+    Room("worker/settings.py", ("pydantic", "pydantic_settings", "=worker", "worker.errors")),
+    Room("worker/server.py", ("uvicorn", "fastapi")),
+    Room("worker/app.py", ("fastapi", "shared_worker", "=worker", "worker.api", "worker.jobs", "worker.metrics")),
+    Room("worker/main.py", ("shared_worker", "worker"), may_not=("worker.demo",)),
+    Room("worker/demo", ("httpx", "PIL", "rich")),
+    Room(
+        "worker/api",
+        ("fastapi", "starlette", "pydantic", "pydantic_core", "anyio", "sse_starlette", "shared_worker")
+        + ("worker.errors", "worker.jobs", "worker.metrics"),
+        only_in={"sse_starlette": "stream.py"},
+    ),
+    Room("worker/jobs", ("worker.errors",)),
+    Room(
+        "worker/engine",
+        ("numpy", "PIL", "torch", "worker.errors", "worker.jobs"),
+        may_for_types=("worker.models.base",),
+        may_not=("asyncio",),
+    ),
+    Room("worker/engine/sampling", ("numpy", "torch")),
+    Room(
+        "worker/models",
+        ("torch", "diffusers", "transformers", "shared_worker.device", "worker.errors", "worker.jobs.params"),
+        may_not=("asyncio",),
+    ),
+    Room(
+        "worker/models/builtin",
+        ("torch", "diffusers", "transformers", "tokenizers", "numpy", "PIL", "rich", "=worker.models.registry"),
+    ),
+    Room("shared_worker", ("pydantic", "torch", "httpx")),
+)
+SOURCES = sorted(path for folder in ("worker", "shared_worker") for path in (ROOT / folder).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_of(place: str) -> str:
+    return place.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def room_of(path: Path) -> Room | None:
+    lies_in = [room for room in ROOMS if name_of(path) == room.path or name_of(path).startswith(f"{room.path}/")]
+    return max(lies_in, key=lambda room: len(room.path), default=None)
+
+
+def imports_of(node: ast.AST, for_types: bool = False) -> Iterator[Import]:
+    """Every import below `node`, in functions too."""
+    for child in ast.iter_child_nodes(node):
+        match child:
+            case ast.Import():
+                yield from (Import(alias.name, child.lineno, for_types) for alias in child.names)
+            case ast.ImportFrom():
+                assert child.level == 0, "imports are absolute"
+                for alias in child.names:
+                    inner = f"{child.module}.{alias.name}"
+                    is_module = (ROOT / inner.replace(".", "/")).is_dir() or (
+                        ROOT / f"{inner.replace('.', '/')}.py"
+                    ).exists()
+                    yield Import(inner if is_module else str(child.module), child.lineno, for_types)
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                yield from imports_of(child, for_types=True)
+            case _:
+                yield from imports_of(child, for_types)
+
+
+def faults_of(path: Path) -> list[str]:
+    room = room_of(path)
+    if room is None:
+        return [f"{name_of(path)} lies in no room of the table"]
+    faults = []
+    allowed = (*room.may, module_of(room.path))
+    for one in imports_of(ast.parse(path.read_text(encoding="utf-8"))):
+        top = one.module.partition(".")[0]
+        fine = (top in sys.stdlib_module_names or one.within(allowed)) and not one.within(room.may_not)
+        fine = fine and room.only_in.get(top, path.name) == path.name
+        if not fine and not (one.for_types and one.within(room.may_for_types)):
+            faults.append(f"{name_of(path)}:{one.line} imports {one.module}")
+    return faults
+
+
+def test_every_file_imports_only_what_its_room_may() -> None:
+    assert [fault for path in SOURCES for fault in faults_of(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("worker/api/jobs.py", "from worker.engine import sampling"),
+        ("worker/api/jobs.py", "import torch"),
+        ("worker/api/probes.py", "from worker.models.registry import identify"),
+        ("worker/api/jobs.py", "from sse_starlette import EventSourceResponse"),
+        ("worker/engine/engine.py", "import asyncio"),
+        ("worker/engine/engine.py", "from fastapi import FastAPI"),
+        ("worker/engine/denoiser.py", "from worker.models.base import Model"),
+        ("worker/engine/denoiser.py", "from worker.models.sd import load"),
+        ("worker/engine/denoiser.py", "def f():\n    import diffusers.models"),
+        ("worker/engine/engine.py", "from worker.api import wire"),
+        ("worker/jobs/job.py", "import pydantic"),
+        ("worker/jobs/job.py", "from worker import metrics"),
+        ("worker/errors.py", "from worker.jobs import params"),
+        ("worker/models/registry.py", "from worker.jobs.queue import JobQueue"),
+        ("worker/models/sd.py", "from worker.engine import preview"),
+        ("worker/app.py", "import worker.engine.engine"),
+        ("worker/settings.py", "from worker import main"),
+        ("shared_worker/auth.py", "from worker import errors"),
+        ("worker/novel.py", "import json"),
+    ],
+)
+def test_the_table_would_notice(place: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / place
+    file.parent.mkdir(parents=True)
+    file.write_text(line, encoding="utf-8")
+    for source in SOURCES:  # so that `from package import module` is known to name a module
+        (tmp_path / name_of(source)).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name_of(source)).touch()
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    assert len(faults_of(file)) == 1
+
+
+def test_no_file_is_long() -> None:
+    lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("worker.main", ("torch", "diffusers", "transformers")),
+        ("worker.jobs.service", ("pydantic", "starlette", "numpy", "torch")),
+        ("worker.engine.engine", ("torch", "fastapi", "starlette", "uvicorn", "pydantic", "asyncio")),
+        ("worker.engine.denoiser", ("fastapi", "starlette", "uvicorn", "pydantic", "diffusers", "transformers")),
+        ("worker.models.registry", ("torch", "diffusers", "transformers")),
+        ("worker.demo.run", ("torch", "fastapi", "worker.main", "worker.engine")),
+    ],
+)
+def test_importing_a_module_does_not_bring_in(module: str, absent: tuple[str, ...]) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", f"import {module}, sys; print(*sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    assert module in told.stdout.split()
+    assert set(absent) & set(told.stdout.split()) == set()

@@ -1,0 +1,194 @@
+"""Shutdown: every open stream gets its ending, probes tell the truth, and the process goes in time."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import eventually
+from tests.fakes import LoadsWhenTold, NeverEnds, StepByStep
+from tests.serving import PROMPT, WAIT_S, ServedWorker, SseEvent, events_of, smaller
+
+Serve = Callable[..., ServedWorker]
+
+ONE_AT_A_TIME = smaller(max_rows=2)
+
+
+@contextlib.contextmanager
+def reading(worker: ServedWorker, job_id: str) -> Iterator[Iterator[SseEvent]]:
+    with worker.new_client() as client, client.stream("GET", f"/v1/jobs/{job_id}/stream") as response:
+        yield events_of(response)
+
+
+def test_what_runs_may_finish_and_what_waits_is_cancelled_at_once(serve: Serve) -> None:
+    worker = serve(StepByStep(), limits=ONE_AT_A_TIME, drain_s=30.0)
+    running = worker.post()["job_id"]
+    worker.runner.wait_for_calls(1)
+    waiting = worker.try_post(headers={"Idempotency-Key": "w"}).json()["job_id"]
+    with reading(worker, running) as of_running, reading(worker, waiting) as of_waiting:
+        assert next(of_running).name == next(of_waiting).name == "queued"
+        worker.begin_shutdown()
+        ending = list(of_waiting)[-1]
+        assert (ending.name, ending.data["reason"]) == ("cancelled", "shutdown")
+
+        # The running job goes on meanwhile, and the server answers.
+        ready = worker.client.get("/ready")
+        assert (ready.status_code, ready.json()) == (503, {"ready": False, "reason": "draining"})
+        assert worker.client.get("/health").status_code == 200
+        refused = worker.try_post()
+        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+        assert int(refused.headers["retry-after"]) > 0
+        assert worker.job(running)["status"] == "running"
+        assert worker.job(waiting)["status"] == "cancelled"
+        assert worker.try_post(headers={"Idempotency-Key": "w"}).status_code == 200
+        assert worker.stream(waiting)[-1].name == "cancelled"
+
+        worker.runner.allow_all()
+        assert list(of_running)[-1].name == "completed"
+    assert worker.wait_stopped() == 0
+
+
+def test_what_does_not_finish_in_time_is_cancelled(serve: Serve) -> None:
+    worker = serve(StepByStep(), drain_s=0.1)
+    job_id = worker.post(steps=100)["job_id"]
+    with reading(worker, job_id) as events:
+        worker.runner.wait_for_calls(1)
+        worker.begin_shutdown()
+        eventually(lambda: worker.known(job_id).cancel_reason is not None)
+        worker.runner.allow(1)
+        ending = list(events)[-1]
+    assert (ending.name, ending.data["reason"]) == ("cancelled", "shutdown")
+    assert worker.wait_stopped() == 0
+    assert len(worker.runner.calls) == 1
+
+
+def test_a_model_call_that_never_returns_holds_up_no_stream_and_no_exit(serve: Serve) -> None:
+    worker = serve(NeverEnds(), drain_s=0.1)
+    with reading(worker, worker.post()["job_id"]) as events:
+        worker.runner.wait_for_calls(1)
+        worker.begin_shutdown()
+        ending = list(events)[-1]
+    assert (ending.name, ending.data["reason"]) == ("cancelled", "shutdown")
+    assert worker.wait_stopped() == 0
+
+
+def test_a_second_signal_cuts_the_drain_short_and_streams_still_get_their_ending(serve: Serve) -> None:
+    worker = serve(StepByStep(), drain_s=600.0)
+    job_id = worker.post(steps=100)["job_id"]
+    with reading(worker, job_id) as events:
+        worker.runner.wait_for_calls(1)
+        worker.begin_shutdown()
+        worker.begin_shutdown()
+        eventually(lambda: worker.known(job_id).cancel_reason is not None)
+        worker.runner.allow(1)
+        ending = list(events)[-1]
+    assert (ending.name, ending.data["reason"]) == ("cancelled", "shutdown")
+    assert worker.wait_stopped() == 0
+
+
+def test_shutdown_while_loading(serve: Serve) -> None:
+    worker = serve(LoadsWhenTold(), wait_ready=False, drain_s=600.0)
+    assert worker.runner.loading.wait(WAIT_S)
+    with reading(worker, worker.post()["job_id"]) as events:
+        next(events)
+        worker.begin_shutdown()
+        ending = list(events)[-1]
+    assert (ending.name, ending.data["reason"]) == ("cancelled", "shutdown")
+    assert worker.wait_stopped() == 0
+
+
+def test_an_idle_worker_stops_at_once_whatever_its_budget(serve: Serve) -> None:
+    worker = serve(drain_s=600.0)
+    worker.finish()
+    worker.begin_shutdown()
+    assert worker.wait_stopped() == 0
+
+
+def test_what_was_drawn_can_still_be_fetched_for_a_moment(serve: Serve) -> None:
+    worker = serve(StepByStep(), drain_s=30.0, linger_s=5.0)
+    job_id = worker.post()["job_id"]
+    with reading(worker, job_id) as events:
+        worker.runner.wait_for_calls(1)
+        worker.begin_shutdown()
+        worker.runner.allow_all()
+        image = list(events)[-1].data["images"][0]
+        assert len(worker.client.get(image["url"]).content) == image["bytes"]
+        assert worker.stream(job_id)[-1].name == "completed"
+
+
+# A process of its own, with real signals.
+
+PROCESS = """
+import asyncio, sys, threading
+from tests.fakes import NeverEnds, StepByStep
+from tests.serving import listen, serve, smaller
+
+runner = {"steps": StepByStep, "hangs": NeverEnds}[sys.argv[1]]()
+threading.Thread(target=lambda: [runner.allow() for line in sys.stdin], daemon=True).start()
+listener = listen()
+print(listener.getsockname()[1], flush=True)
+sys.exit(asyncio.run(serve(runner, listener, drain_s=float(sys.argv[2]), limits=smaller(max_rows=2))))
+"""
+
+
+@contextlib.contextmanager
+def process(runner: str, drain_s: float) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, runner, str(drain_s)],
+        cwd=Path(__file__).parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with child:
+        try:
+            assert child.stdout is not None
+            url = f"http://127.0.0.1:{int(child.stdout.readline())}"
+            with httpx.Client(base_url=url, timeout=WAIT_S, trust_env=False) as client:
+                yield child, client
+        finally:
+            child.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_an_open_stream_end_with_completed(number: signal.Signals) -> None:
+    with process("steps", drain_s=20.0) as (child, client):
+        running = client.post("/v1/jobs", json={"prompt": PROMPT}).json()
+        with client.stream("GET", running["sse_url"]) as response:
+            events = events_of(response)
+            assert [next(events).name for _ in range(2)] == ["queued", "started"]
+            waiting = client.post("/v1/jobs", json={"prompt": PROMPT}).json()
+            child.send_signal(number)
+            assert "event: cancelled" in client.get(waiting["sse_url"]).text
+            assert client.get("/ready").json() == {"ready": False, "reason": "draining"}
+            assert child.stdin is not None
+            child.stdin.write("\n" * 4)
+            child.stdin.flush()
+            assert list(events)[-1].name == "completed"
+        assert child.wait(WAIT_S) == 0
+        assert child.stderr is not None
+        assert child.stderr.read() == ""
+
+
+def test_sigterm_ends_a_process_whose_engine_hangs_within_its_budget() -> None:
+    with process("hangs", drain_s=0.2) as (child, client):
+        job = client.post("/v1/jobs", json={"prompt": PROMPT}).json()
+        with client.stream("GET", job["sse_url"]) as response:
+            events = events_of(response)
+            assert [next(events).name for _ in range(2)] == ["queued", "started"]
+            asked_at = time.monotonic()
+            child.send_signal(signal.SIGTERM)
+            ending = list(events)[-1]
+            assert (ending.name, ending.data["reason"]) == ("cancelled", "shutdown")
+        assert child.wait(WAIT_S) == 0
+        # The budget, 2 s for the engine to react, 1 s for its thread to end, 2 s to close what is open.
+        assert time.monotonic() - asked_at < 0.2 + 2 + 1 + 2 + 5  # the last for a busy machine

@@ -1,0 +1,148 @@
+"""What an operator sets: from flags, from the environment, and never silently ignored."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from worker.errors import ConfigurationError
+from worker.settings import Settings, read_settings
+
+SET: dict[str, tuple[str, Any]] = {
+    "model": ("/models/sd15", "/models/sd15"),
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "port": ("0", 0),
+    "worker_id": ("gpu-7", "gpu-7"),
+    "queue_capacity": ("5", 5),
+    "max_rows": ("32", 32),
+    "dtype": ("bfloat16", "bfloat16"),
+    "device_index": ("3", 3),
+    "drain_s": ("1.5", 1.5),
+    "token_file": ("/run/tokens", Path("/run/tokens")),
+    "token": ("secret", SecretStr("secret")),
+    "log_level": ("debug", "debug"),
+}
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("SDW_"):
+            monkeypatch.delenv(name)
+
+
+def read(*arguments: str) -> Settings:
+    return read_settings("cpu", list(arguments))
+
+
+def refusal(*arguments: str) -> str:
+    with pytest.raises(ConfigurationError) as refused:
+        read(*arguments)
+    assert "\n" not in refused.value.detail
+    return refused.value.detail
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def test_the_defaults_are_safe() -> None:
+    settings = read()
+    assert (settings.model, settings.host, settings.port) == ("builtin", "127.0.0.1", 8600)
+    assert settings.worker_id
+    assert settings.token is settings.token_file is None
+
+
+def test_the_table_is_whole() -> None:
+    assert set(SET) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", SET)
+def test_each_by_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = SET[name]
+    monkeypatch.setenv("SDW_" + name.upper(), text)
+    assert getattr(read(), name) == value
+
+
+@pytest.mark.parametrize("name", [name for name in SET if name != "token"])
+def test_each_by_flag_and_flags_win(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = SET[name]
+    monkeypatch.setenv("SDW_" + name.upper(), "1")
+    assert getattr(read(flag(name), text), name) == value
+    assert getattr(read("serve", f"{flag(name)}={text}"), name) == value
+
+
+def test_the_token_is_no_flag_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "unrecognized arguments" in refusal("--token", "secret")
+    monkeypatch.setenv("SDW_TOKEN", "secret")
+    assert "secret" not in repr(read())
+
+
+@pytest.mark.parametrize("blank", ["", "  \n"])
+def test_a_token_that_is_empty_does_not_open_the_worker(blank: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDW_TOKEN", blank)
+    assert refusal() == "SDW_TOKEN is empty"
+
+
+def test_of_two_sources_of_tokens_none_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDW_TOKEN", "secret")
+    assert refusal("--token-file", "/run/tokens") == "SDW_TOKEN and --token-file exclude each other"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--colour", "red"], "--colour"),
+        (["draw"], "draw"),
+        (["serve", "serve"], "serve"),
+        (["--por", "1"], "--por"),
+        (["--port"], "--port"),
+        (["--port", "eight"], "--port"),
+        (["--port", "65536"], "--port"),
+        (["--port", "-1"], "--port"),
+        (["--port", "80.5"], "--port"),
+        (["--max-rows", "1"], "--max-rows"),
+        (["--queue-capacity", "0"], "--queue-capacity"),
+        (["--drain-s", "nan"], "--drain-s"),
+        (["--drain-s", "-1"], "--drain-s"),
+        (["--dtype", "int8"], "--dtype"),
+        (["--log-level", "loud"], "--log-level"),
+        (["--worker-id", "x" * 201], "--worker-id"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_wrong_is_refused_by_its_name(arguments: list[str], said: str) -> None:
+    assert said in refusal(*arguments)
+
+
+def test_all_faults_at_once() -> None:
+    said = refusal("--port", "x", "--max-rows", "0")
+    assert "--port" in said
+    assert "--max-rows" in said
+
+
+def test_unknown_and_wrong_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDW_PORT", "x")
+    assert "--port" in refusal()
+    monkeypatch.setenv("SDW_PROT", "1")
+    monkeypatch.setenv("SDW_COLOUR", "red")
+    assert refusal() == "unknown environment variable SDW_COLOUR, SDW_PROT"
+
+
+def test_frozen_once_read() -> None:
+    with pytest.raises(ValidationError):
+        read().port = 1
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read("--help")
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for name, field in Settings.model_fields.items():
+        assert (f"{flag(name)} " in shown) == (name != "token"), name
+        assert field.description
