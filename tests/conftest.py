@@ -35,7 +35,7 @@ def guard(request: pytest.FixtureRequest) -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def eventually(condition: Callable[[], object], within_s: float = 10.0) -> None:
+def eventually(condition: Callable[[], object], within_s: float = 20.0) -> None:
     """Return once `condition()` is true; fail if it is not within `within_s`."""
     never, deadline = threading.Event(), time.monotonic() + within_s
     while not condition():

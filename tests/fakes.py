@@ -1,4 +1,4 @@
-"""Runners without torch, named by how they behave; an engine that only queues; small values to build jobs from.
+"""Runners without torch, named by how they behave, and small values to build jobs from.
 
 All of them may be shared between the engine's thread and the test's. Whatever waits here gives up after
 `PATIENCE_S`, so that a test that goes wrong fails and does not hang.
@@ -14,8 +14,6 @@ import numpy as np
 
 from worker import errors
 from worker.engine.runner import DeviceLost, Drawing, Pixels
-from worker.jobs.engine import EngineState, Snapshot
-from worker.jobs.events import CancelReason
 from worker.jobs.params import (
     ImageFormat,
     JobParams,
@@ -27,7 +25,6 @@ from worker.jobs.params import (
     Priority,
     Task,
 )
-from worker.jobs.queue import JobQueue, Work
 
 PATIENCE_S = 30.0
 SECRET = "Traceback in /work/site-packages/secret.py at 0x7f00deadbeef"
@@ -135,6 +132,13 @@ class Instant:
 
     def allow_all(self) -> None:
         """Hold nothing back any more."""
+
+
+class DrawsNoise(Instant):
+    """Pictures that no format can make smaller."""
+
+    def finish(self, drawing: Sketch) -> Pixels:
+        return np.random.default_rng(drawing.seed).integers(0, 256, (drawing.height, drawing.width, 3), dtype=np.uint8)
 
 
 class StepByStep(Instant):
@@ -262,39 +266,6 @@ class LoadsWhenTold(Instant):
 
     def allow_all(self) -> None:
         self.finish_loading()
-
-
-class QueueOnly:
-    """An engine as the front knows it, that only ever queues: the test says by events what becomes of the jobs."""
-
-    def __init__(self, capacity: int = 8) -> None:
-        self.queue = JobQueue(capacity)
-        self.cancelled: list[tuple[str, CancelReason]] = []
-        self.now = Snapshot(
-            state=EngineState.READY,
-            healthy=True,
-            load_progress=1.0,
-            waiting=(),
-            running=0,
-            running_image_steps=0,
-            image_step_s=None,
-        )
-
-    def submit(self, work: Work) -> None:
-        self.queue.put(work)
-
-    def cancel(self, job_id: str, reason: CancelReason) -> bool:
-        if self.queue.remove(job_id):
-            return True
-        self.cancelled.append((job_id, reason))
-        return False
-
-    def snapshot(self) -> Snapshot:
-        return replace(self.now, waiting=tuple(work.job_id for work in self.queue.waiting()))
-
-    def drain(self) -> list[str]:
-        self.now = replace(self.now, state=EngineState.DRAINING)
-        return [work.job_id for work in self.queue.clear()]
 
 
 class Unmetered:

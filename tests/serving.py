@@ -67,6 +67,8 @@ async def serve(
     drain_s: float = 0.0,
     linger_s: float = 0.0,
     stop_s: float = 1.0,
+    ping_s: float = 15.0,
+    stall_s: float = 10.0,
     on_built: Callable[[Parts], None] = lambda parts: None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:
@@ -118,7 +120,7 @@ async def serve(
             memory=MemoryInfo(total_bytes=None, used_bytes=None),
         )
 
-    app = create_app(service, facts, metrics, worker_info, Tokens(tokens), stream_grace_s=5.0)
+    app = create_app(service, facts, metrics, worker_info, Tokens(tokens), 5.0, ping_s, stall_s)
     server = make_server(app, drain, service.hurry)
     engine.start()
     on_built(Parts(engine, service, server, failures))
@@ -175,6 +177,10 @@ class ServedWorker:
     def service(self) -> JobService:
         """Lives on the server's loop: read it through `on_loop`."""
         return self._parts.service
+
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._parts.server.server_state.connections)
 
     def on_loop(self, function: Callable[[], Any]) -> Any:
         """The result of `function`, called on the server's event loop."""

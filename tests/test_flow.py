@@ -29,6 +29,7 @@ class Worker:
 
     process: subprocess.Popen[str]
     url: str
+    log_reader: threading.Thread
     ready_answers: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
     def wait_until_ready(self) -> None:
@@ -48,15 +49,18 @@ def start(*flags: str) -> Worker:
     assert process.stderr is not None
     for line in process.stderr:
         if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-            threading.Thread(target=process.stderr.read, daemon=True).start()
-            return Worker(process, found.group())
+            log_reader = threading.Thread(target=process.stderr.read, daemon=True)
+            log_reader.start()
+            return Worker(process, found.group(), log_reader)
     raise AssertionError("the worker did not say where it listens")
 
 
 def stop(worker: Worker) -> None:
-    if worker.process.poll() is None:
-        worker.process.terminate()
-        worker.process.wait(60)
+    worker.process.terminate()
+    worker.process.wait(60)
+    worker.log_reader.join(10)
+    assert worker.process.stderr is not None
+    worker.process.stderr.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,36 +7,61 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from shared_worker.device import Backend
 from worker import __version__
+from worker.main import run
 
 START_S = 60.0
+Refusal = Callable[..., str]
 
 
-def launch(backend: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a launcher to its end, on a machine without a GPU and without settings."""
+def launch(backend: str, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, output and errors of a launcher in its own process, on a machine without a CUDA device."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SDW_")}
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", f"from worker.main import {backend}; raise SystemExit({backend}())", *arguments],
-        env=inherited | {"CUDA_VISIBLE_DEVICES": ""} | environment,
+        env=inherited | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=START_S,
         check=False,
     )
+    return done.returncode, done.stdout, done.stderr
 
 
-def refusal(backend: str, *arguments: str, **environment: str) -> str:
-    """What the launcher says, having refused to start."""
-    done = launch(backend, *arguments, **environment)
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    (line,) = done.stderr.splitlines()
-    prefix = f"sd-worker-{backend}: "
-    assert line.startswith(prefix)
-    return line.removeprefix(prefix)
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Refusal]:
+    """What the CPU's launcher says, having refused to start; in this process, which is restored afterwards."""
+    for name in os.environ:
+        if name.startswith("SDW_"):
+            monkeypatch.delenv(name)
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        monkeypatch.setenv(name, "1")
+    interval = sys.getswitchinterval()
+
+    def refused(*arguments: str, **environment: str) -> str:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        status = run("cpu", arguments)
+        said = capfd.readouterr()
+        assert (status, said.out) == (2, "")
+        return only_line(said.err, "cpu")
+
+    yield refused
+    sys.setswitchinterval(interval)
+
+
+def only_line(text: str, backend: str) -> str:
+    """The one line of `text`, without the launcher's name."""
+    (line,) = text.splitlines()
+    name, _, said = line.partition(": ")
+    assert name == f"sd-worker-{backend}"
+    return said
 
 
 @pytest.fixture
@@ -56,48 +81,64 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac may have the other device")
 def test_no_cuda_device() -> None:
-    assert refusal("cuda").startswith("no CUDA device: ")
+    status, out, err = launch("cuda")
+    assert (status, out) == (2, "")
+    assert only_line(err, "cuda").startswith("no CUDA device: ")
 
 
 def test_unknown_flag() -> None:
-    assert "--colour" in refusal("cpu", "serve", "--colour", "red")
+    status, out, err = launch("mps", "serve", "--colour", "red")
+    assert (status, out) == (2, "")
+    assert only_line(err, "mps") == "unrecognized arguments: --colour red; see --help"
 
 
-def test_unknown_variable() -> None:
-    assert refusal("mps", SDW_COLOUR="red") == "unknown environment variable SDW_COLOUR"
+def test_version() -> None:
+    assert launch("cpu", "--version") == (0, f"sd-worker {__version__}\n", "")
 
 
-def test_reachable_from_outside_without_a_token(tmp_path: Path) -> None:
-    assert refusal("cpu", "--host", "0.0.0.0").startswith("--host 0.0.0.0 can be reached from outside: set SDW_TOKEN")
+@pytest.mark.parametrize("backend", ["cpu", "cuda", "mps"])
+def test_help(backend: Backend, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(backend, ["--help"])
+    said = capfd.readouterr()
+    assert (ended.value.code, said.err) == (0, "")
+    assert said.out.startswith(f"usage: sd-worker-{backend}")
+
+
+def test_unknown_variable(refusal: Refusal) -> None:
+    assert refusal(SDW_COLOUR="red") == "unknown environment variable SDW_COLOUR"
+
+
+def test_reachable_from_outside_without_a_token(refusal: Refusal) -> None:
+    said = refusal("--host", "0.0.0.0")
+    assert said.startswith("--host 0.0.0.0 can be reached from outside: set SDW_TOKEN or --token-file")
+
+
+def test_token_file_without_tokens(refusal: Refusal, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
+    assert refusal("--token-file", str(file)) == "--token-file cannot be read"
+    file.write_bytes(b"\xff\xfe")
+    assert refusal("--token-file", str(file)) == "--token-file cannot be read"
     file.write_text("# none yet\n")
-    assert refusal("cpu", "--token-file", str(file)) == "--token-file holds no token"
+    assert refusal("--token-file", str(file)) == "--token-file holds no token"
 
 
-def test_no_model() -> None:
-    assert refusal("cpu", "--model", "/nowhere") == "no diffusers model folder: model_index.json is not there"
+def test_no_model(refusal: Refusal) -> None:
+    assert refusal("--model", "/nowhere") == "no diffusers model folder: model_index.json is not there"
 
 
-def test_port_in_use(model: Path) -> None:
+def test_port_in_use(refusal: Refusal, model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        assert (
-            refusal("cpu", "--model", str(model), SDW_PORT=port) == f"--host 127.0.0.1 --port {port} is in use already"
-        )
-
-
-def test_host_that_is_none(model: Path) -> None:
-    host = "a" * 64 + ".example"  # longer than a name's part may be: Python refuses it before any resolver is asked
-    said = refusal("cpu", "--model", str(model), "--host", host, SDW_TOKEN="secret")
-    assert said == f"--host {host} --port 8600 cannot be bound"
+        assert refusal("--model", str(model), SDW_PORT=port) == f"--host 127.0.0.1 --port {port} is in use already"
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"), [("--help", "usage: sd-worker-cpu"), ("--version", f"sd-worker {__version__}")]
+    "host",
+    ["192.0.2.1", "a" * 64 + ".example"],
+    ids=["of another machine", "longer than a name may be, which Python refuses before a resolver is asked"],
 )
-def test_help_and_version(flag: str, said: str) -> None:
-    done = launch("cpu", flag)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(said)
+def test_host_that_cannot_be(refusal: Refusal, model: Path, host: str) -> None:
+    said = refusal("--model", str(model), "--host", host, SDW_TOKEN="secret")
+    assert said == f"--host {host} --port 8600 cannot be bound"

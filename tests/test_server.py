@@ -191,4 +191,4 @@ def test_sigterm_ends_a_process_whose_engine_hangs_within_its_budget() -> None:
             assert (ending.name, ending.data["reason"]) == ("cancelled", "shutdown")
         assert child.wait(WAIT_S) == 0
         # The budget, 2 s for the engine to react, 1 s for its thread to end, 2 s to close what is open.
-        assert time.monotonic() - asked_at < 0.2 + 2 + 1 + 2 + 5  # the last for a busy machine
+        assert time.monotonic() - asked_at < 0.2 + 2 + 1 + 2 + 8  # the last for a busy machine

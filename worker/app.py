@@ -23,6 +23,8 @@ def create_app(
     worker_info: Callable[[], WorkerInfo],
     tokens: Tokens,
     stream_grace_s: float,
+    ping_s: float = stream.PING_S,
+    stall_s: float = stream.STALL_S,
 ) -> FastAPI:
     """Everything is passed in; nothing is global, so tests build as many as they like."""
     app = FastAPI(
@@ -33,7 +35,7 @@ def create_app(
     )
     problems.install(app)
     app.include_router(jobs.router(service, facts))
-    app.include_router(stream.router(service, metrics, stream_grace_s))
+    app.include_router(stream.router(service, metrics, stream_grace_s, ping_s, stall_s))
     app.include_router(images.router(service))
     app.include_router(probes.router(service, facts, metrics, worker_info))
     app.add_middleware(RequireToken, tokens=tokens)

@@ -9,10 +9,23 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 KEEP_ALIVE_S = 75
 """Longer than the usual 60 s of reverse proxies, which otherwise race a closing connection."""
 CLOSE_S = 2
+
+
+class Connection(H11Protocol):
+    """A connection that the application may cut off, with `scope["state"]["cut"]`.
+
+    Closing it would not do: that first waits until the peer has read what was sent.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the means to cut it along."""
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "cut": transport.abort}
 
 
 class Server(uvicorn.Server):
@@ -54,7 +67,7 @@ def make_server(app: FastAPI, drain: Callable[[], Awaitable[None]], hurry: Calla
     """h11 bounds headers; access lines are left to the proxy in front."""
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import logging
 import re
+import socket
 from collections.abc import Callable, Iterator
 from io import BytesIO
 
@@ -14,8 +16,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import eventually
-from tests.fakes import FailsToOpen, LosesDevice, NeverEnds, StepByStep
-from tests.serving import ServedWorker, SseEvent, events_of, smaller
+from tests.fakes import DrawsNoise, FailsToOpen, LosesDevice, NeverEnds, StepByStep
+from tests.serving import WAIT_S, ServedWorker, SseEvent, events_of, smaller
+from worker.api import stream
 
 Serve = Callable[..., ServedWorker]
 
@@ -349,3 +352,31 @@ def test_a_reader_that_was_cut_off_hard_is_noticed(serve: Serve) -> None:
     response.close()
     client.close()
     eventually(lambda: readers_of(worker, job_id) == 0)
+
+
+def test_a_reader_that_does_not_read_is_cut_and_may_come_back(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    worker = serve(DrawsNoise(), stall_s=0.2)
+    job_id = worker.post(num_images=2, width=1024, height=1024, output={"inline": True})["job_id"]
+    eventually(lambda: worker.job(job_id)["status"] == "completed")
+    with socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.settimeout(WAIT_S)
+        stalled.connect(("127.0.0.1", worker.port))
+        stalled.sendall(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert stalled.recv(12) == b"HTTP/1.1 200"
+        eventually(lambda: worker.connections() == 1)  # our own, by which we ask
+        assert b"".join(iter(lambda: stalled.recv(65536), b""))[-5:] != b"0\r\n\r\n", "it did not end, it broke off"
+    assert b"\nevent: completed\n" in worker.client.get(f"/v1/jobs/{job_id}/stream").content
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_comment_keeps_a_silent_stream_alive(serve: Serve) -> None:
+    worker = serve(NeverEnds(), ping_s=0.05)
+    with worker.client.stream("GET", worker.post()["sse_url"]) as response:
+        lines = response.iter_lines()
+        comments = [next(line for line in lines if line.startswith(":")) for _ in range(3)]
+    assert all(comment.startswith(": ping") for comment in comments)
+
+
+def test_the_usual_times_are_those_of_the_contract() -> None:
+    assert (stream.PING_S, stream.STALL_S) == (15, 10)

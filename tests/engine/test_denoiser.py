@@ -162,15 +162,10 @@ def test_all_drawings_advance_with_one_model_call() -> None:
 def test_in_company_a_drawing_is_what_it_is_alone() -> None:
     denoiser = loaded(Formula())
     jobs = [
-        small(
-            seed=seed, sampler=sampler, steps=steps, guidance_scale=scale, prompt="x" * seed, negative_prompt=negative
-        )
-        for seed, sampler, steps, scale, negative in [
-            (1, "ddim", 5, 3.0, "no"),
-            (2, "euler", 8, 1.0, None),
-            (3, "dpmpp_2m", 3, 7.5, None),
-            (4, "euler", 1, 0.0, "no"),
-        ]
+        small(seed=1, sampler="ddim", steps=5, guidance_scale=3.0, prompt="x", negative_prompt="no"),
+        small(seed=2, sampler="euler", steps=8, guidance_scale=1.0, prompt="xx"),
+        small(seed=3, sampler="dpmpp_2m", steps=3, guidance_scale=7.5, prompt="xxx"),
+        small(seed=4, sampler="euler", steps=1, guidance_scale=0.0, prompt="xxxx", negative_prompt="no"),
     ]
     together = [denoiser.open(job)[0] for job in jobs]
     run(denoiser, *together)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -77,17 +79,18 @@ def test_wait_returns_at_once_when_something_waits_and_in_time_when_nothing_does
     queue_of().wait(0.001)
 
 
+def woken(queue: JobQueue, end: Callable[[JobQueue], None], waiter: threading.Thread) -> bool:
+    end(queue)  # again and again: the thread may not have begun to wait
+    return not waiter.is_alive()
+
+
 def test_put_and_wake_end_a_wait() -> None:
     for end in (lambda queue: queue.put(work("a")), JobQueue.wake):
         queue = JobQueue(10_000)
         waiter = threading.Thread(target=queue.wait, args=(3600,), daemon=True)
         waiter.start()
 
-        def woken(queue: JobQueue = queue, end=end, waiter: threading.Thread = waiter) -> bool:
-            end(queue)
-            return not waiter.is_alive()
-
-        eventually(woken, WAIT_S)
+        eventually(partial(woken, queue, end, waiter), WAIT_S)
 
 
 def test_between_threads_nothing_is_lost_doubled_or_too_many() -> None:

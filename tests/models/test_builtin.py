@@ -15,6 +15,9 @@ from worker.engine.denoiser import Denoiser
 from worker.jobs.params import ImageFormat, JobParams, OnDisconnect, OutputParams, Priority, Task
 from worker.models.registry import BUILTIN, identify
 
+# diffusers' schedulers hand tensors to numpy in the old way.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
 MAX_BYTES = 16_000_000
 SCHEDULERS = {
     "ddim": (DDIMScheduler, {"clip_sample": False}),
@@ -25,7 +28,7 @@ SCHEDULERS = {
 
 @pytest.fixture(scope="module")
 def stock() -> StableDiffusionPipeline:
-    pipeline = StableDiffusionPipeline.from_pretrained(BUILTIN, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(BUILTIN, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -76,7 +76,7 @@ def test_an_index_too_high(torch: SimpleNamespace, backend: Backend, index: int,
 
 def test_no_such_backend_here(torch: SimpleNamespace) -> None:
     torch.cuda.is_available = torch.backends.mps.is_available = lambda: False
-    with pytest.raises(NoSuchDevice, match="^no CUDA device: .*driver"):
+    with pytest.raises(NoSuchDevice, match=r"^no CUDA device: .*driver"):
         find_device("cuda")
-    with pytest.raises(NoSuchDevice, match="^no MPS device: .*Apple"):
+    with pytest.raises(NoSuchDevice, match=r"^no MPS device: .*Apple"):
         find_device("mps")

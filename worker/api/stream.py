@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 from fastapi import APIRouter, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from worker.api.wire import entry_data, event_name
 from worker.errors import FieldFault, InvalidRequest
@@ -16,13 +18,16 @@ from worker.jobs.service import JobService
 from worker.metrics import Metrics
 
 PING_S = 15
-SEND_TIMEOUT_S = 10
+STALL_S = 10
 MAX_ID_DIGITS = 18
 LINE_END = "\n"
 
 
-def router(service: JobService, metrics: Metrics, grace_s: float) -> APIRouter:
-    """`grace_s`: how long streams may go on after the server was told to exit, so that they get their ending."""
+def router(service: JobService, metrics: Metrics, grace_s: float, ping_s: float, stall_s: float) -> APIRouter:
+    """`grace_s`: how long streams may go on after the server was told to exit, so that they get their ending.
+
+    A comment goes out every `ping_s`; a reader that reads nothing for `stall_s` is cut.
+    """
     routes = APIRouter(tags=["jobs"])
 
     @routes.get(
@@ -37,16 +42,39 @@ def router(service: JobService, metrics: Metrics, grace_s: float) -> APIRouter:
         after = _last_event_id(request)
         if job.log.ended and after >= job.log.last_id:
             return Response(status_code=204)
-        return EventSourceResponse(
+        return EventStream(
             _events(service, job, after, metrics),
-            ping=PING_S,
+            stall_s,
+            ping=ping_s,
             sep=LINE_END,
-            send_timeout=SEND_TIMEOUT_S,
             shutdown_event=anyio.Event(),
             shutdown_grace_period=grace_s,
         )
 
     return routes
+
+
+class EventStream(EventSourceResponse):
+    """Cuts off a reader that reads nothing for `stall_s`.
+
+    The library's own `send_timeout` leaves the last message unbounded, and then closes the connection politely,
+    which waits for the reader again.
+    """
+
+    def __init__(self, events: AsyncIterator[ServerSentEvent], stall_s: float, **settings: Any) -> None:
+        super().__init__(events, **settings)
+        self._stall_s = stall_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+
+        async def send_or_cut(message: Message) -> None:
+            with anyio.move_on_after(self._stall_s) as patience:
+                await send(message)
+            if patience.cancelled_caught:
+                scope["state"]["cut"]()
+
+        await super().__call__(scope, receive, send_or_cut)
 
 
 async def _events(service: JobService, job: Job, after: int, metrics: Metrics) -> AsyncIterator[ServerSentEvent]:

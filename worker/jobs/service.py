@@ -7,7 +7,6 @@ Lives on the event loop alone.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -109,16 +108,12 @@ class JobService:
             self.cancel(job.id, CancelReason.DISCONNECTED)
 
     async def drain(self, budget_s: float) -> None:
-        """Accept nothing more, end what waits, let what runs finish within `budget_s`, then end it too.
-
-        Being cancelled while it waits for what runs only cuts that short: every job still gets its ending.
-        """
+        """Accept nothing more, end what waits, let what runs finish within `budget_s`, then end it too."""
         self._accepting = False
         for job_id in self.engine.drain():
             if (job := self.store.find(job_id)) is not None and not job.ended:
                 self._record(job, Cancelled(CancelReason.SHUTDOWN))
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._until_quiet(0.0 if self._hurried else budget_s)
+        await self._until_quiet(0.0 if self._hurried else budget_s)
         for job in self.store.unended():
             self.cancel(job.id, CancelReason.SHUTDOWN)
         await self._until_quiet(UNRESPONSIVE_S)
