@@ -19,7 +19,7 @@ class WorkerStatus(StrEnum):
 
 
 class QueueInfo(BaseModel):
-    """How much is waiting and running; `eta_s` is when the last waiting job should be done, None if unknown."""
+    """How much is waiting and running; `eta_s` is seconds until all of it is done, None while unknown."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -138,7 +138,7 @@ async def _run(
         await service.drain(0.0 if failures else settings.drain_s)
         await asyncio.sleep(LINGER_S if had_jobs else 0.0)
 
-    info = functools.partial(_worker_info, settings, device, checkpoint.facts, engine, url, uuid.uuid4().hex)
+    info = functools.partial(_worker_info, settings, device, checkpoint.facts, service, url, uuid.uuid4().hex)
     app = create_app(service, checkpoint.facts, metrics, info, tokens, STREAM_GRACE_S)
     server = make_server(app, drain, service.hurry)
     engine.start()
@@ -196,9 +196,9 @@ def _shown(host: str) -> str:
 
 
 def _worker_info(
-    settings: Settings, device: Device, facts: ModelFacts, engine: Engine[Any], url: str, instance_id: str
+    settings: Settings, device: Device, facts: ModelFacts, service: JobService, url: str, instance_id: str
 ) -> WorkerInfo:
-    snapshot = engine.snapshot()
+    snapshot = service.engine.snapshot()
     status = STATUSES[snapshot.state]
     if status is WorkerStatus.READY and snapshot.running:
         status = WorkerStatus.BUSY
@@ -215,7 +215,10 @@ def _worker_info(
         version=__version__,
         tasks=[task.value for task in facts.tasks],
         queue=QueueInfo(
-            waiting=len(snapshot.waiting), running=snapshot.running, capacity=settings.queue_capacity, eta_s=None
+            waiting=len(snapshot.waiting),
+            running=snapshot.running,
+            capacity=settings.queue_capacity,
+            eta_s=service.eta_s(),
         ),
         memory=MemoryInfo(total_bytes=total_bytes, used_bytes=used_bytes),
     )

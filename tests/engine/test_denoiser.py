@@ -248,7 +248,7 @@ def test_pixels_are_rounded_and_not_wrapped() -> None:
 
 
 def test_the_preview_map_finds_how_a_model_paints() -> None:
-    assert torch.allclose(preview.fit(Formula()), COLOURS, atol=1e-4)
+    assert torch.allclose(preview.fit(Formula())[0], COLOURS, atol=1e-4)
 
 
 def test_a_preview_is_of_the_clean_latent_that_is_predicted() -> None:
@@ -286,3 +286,12 @@ def test_a_model_whose_schedule_is_not_built_is_refused() -> None:
     model.scheduler_config = {"beta_schedule": "squaredcos_cap_v2"}
     with pytest.raises(ModelUnusable, match="squaredcos_cap_v2"):
         loaded(model)
+
+
+def test_only_a_small_model_whose_vae_is_far_from_linear_is_asked_for_previews() -> None:
+    model = Formula()
+    little = replace(model.facts, width=128, height=128)
+    large = replace(model.facts, width=512, height=512)
+    for facts, explained, decodes in ((little, 0.3, True), (little, 0.9, False), (large, 0.3, False)):
+        model.facts = facts
+        assert preview.wants_decoder(model, explained) is decodes

@@ -135,9 +135,9 @@ def test_the_same_job_twice_is_the_same_picture_to_the_last_bit(denoiser: Denois
 
 
 def test_the_preview_map_is_fitted_to_the_vae(model: Model) -> None:
-    colour_map = preview.fit(model)
+    colour_map, _ = preview.fit(model)
     assert colour_map.shape == (5, 3)
-    assert torch.allclose(colour_map, preview.fit(model), atol=1e-4)
+    assert torch.allclose(colour_map, preview.fit(model)[0], atol=1e-4)
     generator = torch.Generator().manual_seed(7)
     latent = torch.nn.functional.interpolate(torch.randn(1, 4, 4, 4, generator=generator), size=(32, 32))
     pixels = ((model.decode(latent)[0].permute(1, 2, 0).clamp(-1, 1) + 1) * 127.5).numpy()

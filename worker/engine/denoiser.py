@@ -57,7 +57,8 @@ class Denoiser:
         except UnsupportedSchedule as unsupported:
             raise ModelUnusable(f"the model's scheduler configuration is not supported: {unsupported}") from None
         self._prompts = PromptCache(self._model.encode_prompt)
-        self._colour_map = preview.fit(self._model)
+        self._colour_map, explained = preview.fit(self._model)
+        self._decodes_previews = preview.wants_decoder(self._model, explained)
         report(1.0)
 
     @torch.inference_mode()
@@ -131,6 +132,8 @@ class Denoiser:
     def preview(self, drawing: LatentDrawing) -> Pixels:
         """From the predicted clean latent, which is clear long before the noisy one."""
         with _mapped_errors():
+            if self._decodes_previews:
+                return preview.to_pixels(self._model.decode(drawing.predicted[None]).float()[0].permute(1, 2, 0))
             return preview.apply(drawing.predicted, self._colour_map)
 
     @torch.inference_mode()

@@ -58,7 +58,7 @@ class Runner(Protocol[D]):
         """Advance every drawing by one step with one model call; on an error none has changed."""
 
     def preview(self, drawing: D) -> Pixels:
-        """What the picture looks like so far, at the latent's resolution."""
+        """What the picture looks like so far, at any resolution up to its own."""
 
     def finish(self, drawing: D) -> Pixels:
         """The final pixels of a drawing that is done."""

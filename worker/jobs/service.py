@@ -74,8 +74,7 @@ class JobService:
         if not job.ended:
             job.cancel_reason = job.cancel_reason or reason
             if self.engine.cancel(job_id, job.cancel_reason):
-                waited_s = time.monotonic() - job.accepted_at
-                self._record(job, Cancelled(job.cancel_reason, Timings(queue_s=waited_s, total_s=waited_s)))
+                self._cancel_waiting(job, job.cancel_reason)
                 self._positions_changed()
         return job
 
@@ -102,6 +101,15 @@ class JobService:
             places[job_id] = position, None if image_step_s is None else round(ahead * image_step_s, 3)
         return places
 
+    def eta_s(self) -> float | None:
+        """Seconds until everything that was accepted is done; None while the engine's pace is unknown."""
+        snapshot = self.engine.snapshot()
+        if snapshot.image_step_s is None:
+            return None
+        waiting = (self.store.find(job_id) for job_id in snapshot.waiting)
+        steps = sum(job.params.steps * job.params.num_images for job in waiting if job is not None)
+        return round((snapshot.running_image_steps + steps) * snapshot.image_step_s, 3)
+
     def reader_left(self, job: Job) -> None:
         """Tell that a stream was closed by its reader; the last one may take the job along."""
         if job.params.on_disconnect is OnDisconnect.CANCEL and job.log.readers == 0 and not job.ended:
@@ -112,7 +120,7 @@ class JobService:
         self._accepting = False
         for job_id in self.engine.drain():
             if (job := self.store.find(job_id)) is not None and not job.ended:
-                self._record(job, Cancelled(CancelReason.SHUTDOWN))
+                self._cancel_waiting(job, CancelReason.SHUTDOWN)
         await self._until_quiet(0.0 if self._hurried else budget_s)
         for job in self.store.unended():
             self.cancel(job.id, CancelReason.SHUTDOWN)
@@ -132,6 +140,10 @@ class JobService:
                 await asyncio.wait_for(self._quiet.wait(), timeout_s)
             except TimeoutError:
                 return
+
+    def _cancel_waiting(self, job: Job, reason: CancelReason) -> None:
+        waited_s = round(time.monotonic() - job.accepted_at, 4)
+        self._record(job, Cancelled(reason, Timings(queue_s=waited_s, total_s=waited_s)))
 
     def _record(self, job: Job, event: Event) -> None:
         job.record(event)
