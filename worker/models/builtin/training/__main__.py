@@ -59,6 +59,7 @@ def main() -> None:
     vae_stage = stage("autoencoder", arguments.vae_steps, 2e-3)
     vae = autoencoder.train(vae_stage, pictures)
     vae = autoencoder.train_decoder(stage("decoder", arguments.decoder_steps, 1e-3), vae, pictures, weights)
+    autoencoder.whiten(vae, autoencoder.encode(vae, pictures[:2048], vae_stage).float().to(device))
     console.log(f"autoencoder: {autoencoder.psnr(vae, pictures[:128], vae_stage):.1f} dB")
 
     latents = kept(arguments.work / "latents.pt", partial(autoencoder.encode, vae, pictures, vae_stage))
@@ -66,8 +67,7 @@ def main() -> None:
     ids = torch.stack([text_encoder.tokenize(tokenizer, texts).short() for texts in captions])
     nothing = text_encoder.tokenize(tokenizer, [""])[0].short()
     unet_stage = stage("denoiser", arguments.unet_steps, 1e-3)
-    scaled = latents * float(vae.config.scaling_factor)
-    unet = denoiser.train(unet_stage, scaled, weights, encoder, ids, nothing)
+    unet = denoiser.train(unet_stage, latents, weights, encoder, ids, nothing)
 
     scheduler = DPMSolverMultistepScheduler(**denoiser.SCHEDULE, timestep_spacing="trailing", steps_offset=1)
     pipeline = StableDiffusionPipeline(
@@ -82,6 +82,7 @@ def main() -> None:
     amend_json(
         arguments.out / "scheduler" / "scheduler_config.json",
         {"clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True},
+        without=("lambda_min_clipped",),  # minus infinity, which is the default and no JSON
     )
     write_json(arguments.out / DEFAULTS_FILE, DEFAULTS)
     recipe = {key: value for key, value in vars(arguments).items() if key not in ("out", "work", "device")}
@@ -111,9 +112,10 @@ def _draw_chunk(chunk: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDAr
     return np.stack(pictures), np.stack(covered), captions
 
 
-def amend_json(path: Path, changes: dict[str, object]) -> None:
-    """Set some entries of a JSON object in a file."""
-    write_json(path, json.loads(path.read_text(encoding="utf-8")) | changes)
+def amend_json(path: Path, changes: dict[str, object], without: tuple[str, ...] = ()) -> None:
+    """Set some entries of a JSON object in a file, and take some out."""
+    entries = json.loads(path.read_text(encoding="utf-8")) | changes
+    write_json(path, {name: value for name, value in entries.items() if name not in without})
 
 
 def kept(path: Path, make: Callable[[], torch.Tensor]) -> torch.Tensor:

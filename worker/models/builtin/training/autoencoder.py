@@ -6,6 +6,8 @@ standing still, the decoder alone on whole pictures, with an eye on figures and 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -18,6 +20,8 @@ from worker.models.builtin.training.stage import Stage
 BATCH = 16
 DECODER_BATCH = 8
 PIECE_PX = 64
+SPREAD = 0.03
+"""Standard deviation of the posterior in the whitened space, where its learned one has no diagonal form."""
 WHOLE_FROM = 0.88
 """From this share of the steps on, pictures are shown whole: group normalisation looks at all it is given."""
 KL_WEIGHT = 1e-4
@@ -44,7 +48,7 @@ def to_tensor(pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
 
 
 def train(stage: Stage, pictures: npt.NDArray[np.uint8]) -> AutoencoderKL:
-    """Train on `pictures`  # [n, 128, 128, 3]; the latents' scale is written into the config."""
+    """Train on `pictures`.  # [n, 128, 128, 3]"""
     vae = build().to(stage.device)
 
     def loss_at(step: int, generator: torch.Generator) -> torch.Tensor:
@@ -65,8 +69,6 @@ def train(stage: Stage, pictures: npt.NDArray[np.uint8]) -> AutoencoderKL:
 
     stage.run({"vae": vae}, loss_at)
     vae.eval().requires_grad_(False)
-    scale = 1.0 / float(encode(vae, pictures[:2048], stage).float().std())
-    vae.register_to_config(scaling_factor=round(scale, 5))
     return vae
 
 
@@ -92,6 +94,34 @@ def train_decoder(
     stage.run({"decoder": decoder}, loss_at)
     vae.eval().requires_grad_(False)
     return vae
+
+
+@torch.no_grad()
+def whiten(vae: AutoencoderKL, latents: torch.Tensor) -> None:
+    """Turn and stretch the latent space until channels have mean 0, variance 1 and no correlation.
+
+    `latents` are what it encodes to now.  # [n, 4, 16, 16]. A free autoencoder of flat pictures puts nearly all
+    variance into one direction and tells colours apart by the small rest, which a denoiser's noise drowns first. The
+    map goes into the 1 x 1 convolutions on both sides of the latent, so what is decoded stays the same.
+    """
+    places = latents.permute(1, 0, 2, 3).flatten(1).double()  # [4, n * 16 * 16]
+    mean = places.mean(dim=1)
+    variances, directions = torch.linalg.eigh(torch.cov(places))
+    # ZCA: of all whitenings the one that turns least.
+    forward = directions @ torch.diag(variances.rsqrt()) @ directions.T  # [4, 4]
+    backward = directions @ torch.diag(variances.sqrt()) @ directions.T
+    channels, quant, post = len(mean), vae.quant_conv, vae.post_quant_conv
+
+    outer, inner = quant.weight.double()[:, :, 0, 0], post.weight.double()[:, :, 0, 0]
+    map_in = torch.cat([forward @ outer[:channels], torch.zeros_like(outer[channels:])])
+    bias_in = torch.cat(
+        [forward @ (quant.bias.double()[:channels] - mean), torch.full_like(mean, 2 * math.log(SPREAD))]
+    )
+    quant.weight.copy_(map_in[:, :, None, None])
+    quant.bias.copy_(bias_in)
+    post.bias.copy_(post.bias.double() + inner @ mean)
+    post.weight.copy_((inner @ backward)[:, :, None, None])
+    vae.register_to_config(scaling_factor=1.0)
 
 
 @torch.no_grad()
