@@ -102,7 +102,7 @@ def whiten(vae: AutoencoderKL, latents: torch.Tensor) -> None:
 
     `latents` are what it encodes to now.  # [n, 4, 16, 16]. A free autoencoder of flat pictures puts nearly all
     variance into one direction and tells colours apart by the small rest, which a denoiser's noise drowns first. The
-    map goes into the 1 x 1 convolutions on both sides of the latent, so what is decoded stays the same.
+    map goes into the convolutions next to the latent, so what is decoded stays the same.
     """
     places = latents.permute(1, 0, 2, 3).flatten(1).double()  # [4, n * 16 * 16]
     mean = places.mean(dim=1)
@@ -110,7 +110,7 @@ def whiten(vae: AutoencoderKL, latents: torch.Tensor) -> None:
     # ZCA: of all whitenings the one that turns least.
     forward = directions @ torch.diag(variances.rsqrt()) @ directions.T  # [4, 4]
     backward = directions @ torch.diag(variances.sqrt()) @ directions.T
-    channels, quant, post = len(mean), vae.quant_conv, vae.post_quant_conv
+    channels, quant, post, conv_in = len(mean), vae.quant_conv, vae.post_quant_conv, vae.decoder.conv_in
 
     outer, inner = quant.weight.double()[:, :, 0, 0], post.weight.double()[:, :, 0, 0]
     map_in = torch.cat([forward @ outer[:channels], torch.zeros_like(outer[channels:])])
@@ -119,8 +119,12 @@ def whiten(vae: AutoencoderKL, latents: torch.Tensor) -> None:
     )
     quant.weight.copy_(map_in[:, :, None, None])
     quant.bias.copy_(bias_in)
-    post.bias.copy_(post.bias.double() + inner @ mean)
-    post.weight.copy_((inner @ backward)[:, :, None, None])
+    # Behind the latent the whole map stands in one convolution, where half precision rounds each channel by its own
+    # size; before that convolution's zero padding there is only a shift.
+    map_out = inner @ backward
+    post.bias.copy_(torch.linalg.solve(map_out, post.bias.double() + inner @ mean))
+    post.weight.copy_(torch.eye(channels, device=post.weight.device)[:, :, None, None])
+    conv_in.weight.copy_(torch.einsum("oihw,ij->ojhw", conv_in.weight.double(), map_out))
     vae.register_to_config(scaling_factor=1.0)
 
 
