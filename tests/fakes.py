@@ -27,7 +27,7 @@ from worker.jobs.params import (
 )
 
 PATIENCE_S = 30.0
-SECRET = "Traceback in /work/site-packages/secret.py at 0x7f00deadbeef"
+SECRET = "Traceback in /srv/site-packages/secret.py at 0x7f00deadbeef"
 """What an unforeseen error might say, and no client may ever read."""
 
 FACTS = ModelFacts(

@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,7 +33,7 @@ from worker.metrics import Metrics
 from worker.server import Server, make_server
 
 PROMPT = "a red circle, whispered"
-LEAKS = ("Traceback", "/work", "site-packages", "0x", "red circle")
+LEAKS = ("Traceback", "/srv", str(Path(__file__).parents[1]), "site-packages", "0x", "red circle")
 """What no refusal may hold: traces, paths, addresses, the prompt."""
 WAIT_S = 15.0
 """For anything that should come at once; long, because the machine may be busy."""

@@ -265,7 +265,7 @@ def test_a_failed_job_says_why_and_nothing_more(serve: Serve, runner: FailsToOpe
     assert set(job["error"]) == {"code", "message", "retriable"}
     assert (job["error"]["code"], job["error"]["retriable"]) == (code, retriable)
     text = worker.client.get(f"/v1/jobs/{job['job_id']}/stream").text + str(job["error"])
-    assert not [leak for leak in ("Traceback", "/work", "site-packages", "0x") if leak in text]
+    assert not [leak for leak in ("Traceback", "/srv", "site-packages", "0x") if leak in text]
 
 
 def test_a_job_that_fails_does_not_take_its_neighbours_along(serve: Serve) -> None:
