@@ -19,7 +19,7 @@ PROBE_PX = 128
 LINEAR_ENOUGH = 0.6
 """Least share of the colours' variance that the map must explain, in probes that it was not fitted to."""
 SMALL_PX = 256 * 256
-"""Pictures up to this size may be decoded for a preview: that costs less than a step of their denoiser."""
+"""Pictures up to this size may be decoded for a preview, which takes about as long as a step of a small denoiser."""
 
 
 @torch.inference_mode()
