@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker.models.builtin.training", description=__doc__)
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="where the model folder is written")
     parser.add_argument("--work", type=Path, default=Path(".training"), help="checkpoints, so that it can resume")
+    parser.add_argument("--start", type=Path, help="a finished model folder to go on from, instead of from nothing")
     parser.add_argument("--pictures", type=int, default=40_000)
     parser.add_argument("--text-steps", type=int, default=1_200)
     parser.add_argument("--vae-steps", type=int, default=3_200)
@@ -52,12 +53,18 @@ def main() -> None:
 
     write_tokenizer(arguments.work / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(arguments.work / "tokenizer")
-    encoder = text_encoder.train(stage("text encoder", arguments.text_steps, 1e-3), tokenizer)
+    encoder, vae, unet = text_encoder.build(tokenizer), autoencoder.build(), denoiser.build()
+    if arguments.start is not None:
+        finished = StableDiffusionPipeline.from_pretrained(arguments.start, local_files_only=True)
+        encoder, vae, unet = finished.text_encoder, finished.vae, finished.unet
+    encoder = text_encoder.train(stage("text encoder", arguments.text_steps, 1e-3), tokenizer, encoder)
 
     console.log(f"drawing {arguments.pictures} pictures")
     pictures, weights, captions = draw(arguments.pictures, arguments.seed)
     vae_stage = stage("autoencoder", arguments.vae_steps, 2e-3)
-    vae = autoencoder.train(vae_stage, pictures)
+    if arguments.start is not None:
+        autoencoder.whiten(vae, autoencoder.encode(vae, pictures[:2048], vae_stage).float().to(device))
+    vae = autoencoder.train(vae_stage, vae, pictures, weights)
     vae = autoencoder.train_decoder(stage("decoder", arguments.decoder_steps, 1e-3), vae, pictures, weights)
     autoencoder.whiten(vae, autoencoder.encode(vae, pictures[:2048], vae_stage).float().to(device))
     console.log(f"autoencoder: {autoencoder.psnr(vae, pictures[:128], vae_stage):.1f} dB")
@@ -67,7 +74,7 @@ def main() -> None:
     ids = torch.stack([text_encoder.tokenize(tokenizer, texts).short() for texts in captions])
     nothing = text_encoder.tokenize(tokenizer, [""])[0].short()
     unet_stage = stage("denoiser", arguments.unet_steps, 1e-3)
-    unet = denoiser.train(unet_stage, latents, weights, encoder, ids, nothing)
+    unet = denoiser.train(unet_stage, unet, latents, weights, encoder, ids, nothing)
 
     scheduler = DPMSolverMultistepScheduler(**denoiser.SCHEDULE, timestep_spacing="trailing", steps_offset=1)
     pipeline = StableDiffusionPipeline(
@@ -86,7 +93,7 @@ def main() -> None:
     )
     write_json(arguments.out / DEFAULTS_FILE, DEFAULTS)
     recipe = {key: value for key, value in vars(arguments).items() if key not in ("out", "work", "device")}
-    write_json(arguments.out / "recipe.json", json.loads(json.dumps(recipe)))
+    write_json(arguments.out / "recipe.json", recipe | {"start": arguments.start is not None})
     console.log(f"saved to {arguments.out}")
 
 

@@ -20,12 +20,16 @@ from worker.models.builtin.training.stage import Stage
 BATCH = 16
 DECODER_BATCH = 8
 PIECE_PX = 64
+FACTOR = 8
+"""Pixels along the side of one latent place."""
+NOISE = 0.1
+"""Standard deviation of what is added to a latent of variance 1 before it is decoded, in training."""
 SPREAD = 0.03
-"""Standard deviation of the posterior in the whitened space, where its learned one has no diagonal form."""
+"""Standard deviation of the posterior: a constant, as none is learned."""
 WHOLE_FROM = 0.88
 """From this share of the steps on, pictures are shown whole: group normalisation looks at all it is given."""
-KL_WEIGHT = 1e-4
-"""Small, so that pictures stay sharp; large enough that the decoder forgives a denoiser's small errors."""
+COLOUR_WEIGHT = 0.2
+WHITE_WEIGHT = 0.05
 
 
 def build() -> AutoencoderKL:
@@ -47,27 +51,39 @@ def to_tensor(pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-def train(stage: Stage, pictures: npt.NDArray[np.uint8]) -> AutoencoderKL:
-    """Train on `pictures`.  # [n, 128, 128, 3]"""
-    vae = build().to(stage.device)
+def train(stage: Stage, vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], weights: torch.Tensor) -> AutoencoderKL:
+    """Train `vae` on `pictures`  # [n, 128, 128, 3];  `weights` say what each latent place counts.  # [n, 1, 16, 16]
+
+    In place of the KL term, which lets channels collapse, latents are held at mean 0, variance 1 and no correlation,
+    and the decoder gets them with the same noise on every channel. So what tells two colours apart must be large
+    beside that noise, and a denoiser's small errors stay small in the picture.
+    """
+    vae.to(stage.device).requires_grad_(True)
+    # Three directions are to tell a place's mean colour, linearly: the eye's distances become the latent's.
+    colour = nn.Conv2d(vae.config.latent_channels, 3, 1).to(stage.device)
 
     def loss_at(step: int, generator: torch.Generator) -> torch.Tensor:
-        chosen = torch.randint(0, len(pictures), (BATCH,), generator=generator).numpy()
-        batch = to_tensor(pictures[chosen])
+        chosen = torch.randint(0, len(pictures), (BATCH,), generator=generator)
+        batch, weight = to_tensor(pictures[chosen.numpy()]), weights[chosen].float()
         if step < WHOLE_FROM * stage.steps:
-            y, x = torch.randint(0, scenes.SIZE_PX - PIECE_PX + 1, (2,), generator=generator).tolist()
+            y, x = torch.randint(0, (scenes.SIZE_PX - PIECE_PX) // FACTOR + 1, (2,), generator=generator).tolist()
+            weight = weight[:, :, y : y + PIECE_PX // FACTOR, x : x + PIECE_PX // FACTOR]
+            y, x = FACTOR * y, FACTOR * x
             batch = batch[:, :, y : y + PIECE_PX, x : x + PIECE_PX]
-        batch = batch.to(stage.device)
+        batch, weight = batch.to(stage.device), weight.to(stage.device)
         with stage.autocast():
-            posterior = vae.encode(batch).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(stage.device)
-            decoded = vae.decode(posterior.mean + posterior.std * noise).sample
-        error = decoded.float() - batch
-        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
-        loss: torch.Tensor = error.abs().mean() + (error**2).mean() + KL_WEIGHT * kl
+            latents = vae.encode(batch).latent_dist.mean
+            noisy = latents + NOISE * torch.randn(latents.shape, generator=generator).to(stage.device)
+            decoded, told = vae.decode(noisy).sample, colour(noisy)
+        seen = nn.functional.avg_pool2d(batch, FACTOR)
+        loss: torch.Tensor = (
+            difference(decoded, batch, weight)
+            + COLOUR_WEIGHT * ((told.float() - seen) ** 2).mean()
+            + WHITE_WEIGHT * crookedness(latents.float())
+        )
         return loss
 
-    stage.run({"vae": vae}, loss_at)
+    stage.run({"vae": vae, "colour": colour}, loss_at)
     vae.eval().requires_grad_(False)
     return vae
 
@@ -75,34 +91,43 @@ def train(stage: Stage, pictures: npt.NDArray[np.uint8]) -> AutoencoderKL:
 def train_decoder(
     stage: Stage, vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], weights: torch.Tensor
 ) -> AutoencoderKL:
-    """Go on with the decoder of a trained `vae`; `weights` say what each latent place counts.  # [n, 1, 16, 16]"""
+    """Go on with the decoder of a trained `vae`, on whole pictures; shapes as in `train`."""
     decoder = nn.ModuleList([vae.decoder, vae.post_quant_conv]).requires_grad_(True)
 
     def loss_at(step: int, generator: torch.Generator) -> torch.Tensor:
         chosen = torch.randint(0, len(pictures), (DECODER_BATCH,), generator=generator)
         batch = to_tensor(pictures[chosen.numpy()]).to(stage.device)
-        weight = nn.functional.interpolate(weights[chosen].float(), scale_factor=8.0).to(stage.device)
         with stage.autocast():
             with torch.no_grad():
-                posterior = vae.encode(batch).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(stage.device)
-            decoded = vae.decode(posterior.mean + posterior.std * noise).sample
-        error = decoded.float() - batch
-        loss: torch.Tensor = (weight * (error.abs() + error**2)).mean()
-        return loss
+                latents = vae.encode(batch).latent_dist.mean
+            decoded = vae.decode(latents + NOISE * torch.randn(latents.shape, generator=generator).to(latents)).sample
+        return difference(decoded, batch, weights[chosen].float().to(stage.device))
 
     stage.run({"decoder": decoder}, loss_at)
     vae.eval().requires_grad_(False)
     return vae
 
 
+def difference(decoded: torch.Tensor, pictures: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """L1 + MSE  # [n, 3, H, W],  each latent place counting as `weight` says.  # [n, 1, H / 8, W / 8]"""
+    error = decoded.float() - pictures
+    weight = nn.functional.interpolate(weight, scale_factor=float(FACTOR))
+    return (weight * (error.abs() + error**2)).mean()
+
+
+def crookedness(latents: torch.Tensor) -> torch.Tensor:
+    """How far the channels of `latents` are from mean 0, variance 1 and no correlation.  # [n, C, h, w] -> []"""
+    places = latents.transpose(0, 1).flatten(1)  # [C, n * h * w]
+    excess = torch.cov(places) - torch.eye(len(places), device=places.device)
+    return (places.mean(dim=1) ** 2).mean() + (excess**2).mean()
+
+
 @torch.no_grad()
 def whiten(vae: AutoencoderKL, latents: torch.Tensor) -> None:
     """Turn and stretch the latent space until channels have mean 0, variance 1 and no correlation.
 
-    `latents` are what it encodes to now.  # [n, 4, 16, 16]. A free autoencoder of flat pictures puts nearly all
-    variance into one direction and tells colours apart by the small rest, which a denoiser's noise drowns first. The
-    map goes into the convolutions next to the latent, so what is decoded stays the same.
+    `latents` are what it encodes to now.  # [n, 4, 16, 16]. Training leaves them near to this, batch by batch; here
+    it is made exact. The map goes into the convolutions next to the latent, so what is decoded stays the same.
     """
     places = latents.permute(1, 0, 2, 3).flatten(1).double()  # [4, n * 16 * 16]
     mean = places.mean(dim=1)

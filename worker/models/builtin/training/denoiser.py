@@ -53,18 +53,19 @@ def build() -> UNet2DConditionModel:
 
 def train(
     stage: Stage,
+    unet: UNet2DConditionModel,
     latents: torch.Tensor,
     weights: torch.Tensor,
     encoder: CLIPTextModel,
     ids: torch.Tensor,
     unconditional: torch.Tensor,
 ) -> UNet2DConditionModel:
-    """Train and return the averaged weights.
+    """Train `unet` and return the averaged weights.
 
     `latents` are scaled  # [n, 4, 16, 16];  `weights` say what a place counts  # [n, 1, 16, 16];
     `ids` are the tokens of k captions of every picture  # [n, k, 77];  `unconditional`, of the empty one  # [77]
     """
-    unet = build().to(stage.device)
+    unet.to(stage.device, memory_format=torch.channels_last)
     average = copy.deepcopy(unet).requires_grad_(False)
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(stage.device)
 
@@ -95,7 +96,7 @@ def train(
         torch._foreach_lerp_(list(average.parameters()), list(unet.parameters()), 1 - decay)
 
     stage.run({"unet": unet, "average": average}, loss_at, after_step)
-    return average.eval()
+    return average.eval().to(memory_format=torch.contiguous_format)
 
 
 def place_weights(covered: torch.Tensor) -> torch.Tensor:

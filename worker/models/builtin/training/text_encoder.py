@@ -45,9 +45,9 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
     return cast(torch.Tensor, tokens.input_ids)
 
 
-def train(stage: Stage, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Train on captions alone: every token from the end of the text on must know all that was named."""
-    encoder = build(tokenizer).to(stage.device)
+def train(stage: Stage, tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> CLIPTextModel:
+    """Train `encoder` on captions alone: every token from the end of the text on must know all that was named."""
+    encoder.to(stage.device)
     heads = nn.Linear(WIDTH, sum(scenes.NAMED_CLASSES)).to(stage.device)
 
     def loss_at(step: int, generator: torch.Generator) -> torch.Tensor:
