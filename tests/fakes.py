@@ -98,6 +98,7 @@ class Instant:
             Sketch(
                 key=(params.width, params.height),
                 rows=2 if params.guidance_scale > 1 else 1,
+                pixels=params.width * params.height,
                 index=index,
                 seed=params.seed + index,
                 steps=params.steps,

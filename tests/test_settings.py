@@ -18,6 +18,7 @@ SET: dict[str, tuple[str, Any]] = {
     "port": ("0", 0),
     "worker_id": ("gpu-7", "gpu-7"),
     "queue_capacity": ("5", 5),
+    "numerics": ("exact", "exact"),
     "max_rows": ("32", 32),
     "dtype": ("bfloat16", "bfloat16"),
     "device_index": ("3", 3),

@@ -30,6 +30,7 @@ from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
 from worker.metrics import Metrics
 from worker.models.registry import Checkpoint, identify
+from worker.models.schedulers import SCHEDULERS
 from worker.server import make_server
 from worker.settings import Settings, read_settings
 
@@ -89,7 +90,7 @@ def _serve(settings: Settings, backend: Backend) -> int:
     except NoSuchDevice as missing:
         raise DeviceUnavailable(str(missing)) from None
     dtype = AUTO_DTYPE[backend] if settings.dtype == "auto" else settings.dtype
-    checkpoint = identify(settings.model, dtype=dtype, samplers=tuple(sampling.SAMPLERS))
+    checkpoint = identify(settings.model, dtype=dtype, samplers=tuple(sorted([*sampling.SAMPLERS, *SCHEDULERS])))
     listener = _listen(settings.host, settings.port)
     return asyncio.run(_run(settings, device, checkpoint, tokens, listener))
 
@@ -105,7 +106,9 @@ async def _run(
     def make_runner() -> Runner[Any]:
         from worker.engine.denoiser import Denoiser  # torch comes in with this, when the port is open
 
-        return Denoiser(functools.partial(checkpoint.load, device))
+        fixed_rows = settings.max_rows if settings.numerics == "exact" else None
+        load = functools.partial(checkpoint.load, device)
+        return Denoiser(load, fixed_rows=fixed_rows, on_prompt=metrics.prompt_looked_up)
 
     def on_engine_events(events: Sequence[tuple[str, Event]]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell

@@ -15,7 +15,7 @@ ROWS_BUCKETS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
 class Metrics:
-    """Also the engine's meter: `stepped`, `encoded_text` and `decoded` may be called from any thread."""
+    """Also the engine's meter: what is not about jobs may be called from any thread."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -38,6 +38,9 @@ class Metrics:
         self.text = Histogram(
             "sdw_encode_text_seconds", "Encoding one job's prompts", buckets=STEP_BUCKETS_S, registry=registry
         )
+        self.prompts = Counter(
+            "sdw_prompt_cache", "Prompts whose encoding was kept (hit) or made (miss)", ["result"], registry=registry
+        )
         self.decode = Histogram(
             "sdw_decode_image_seconds", "Decoding one image", buckets=STEP_BUCKETS_S, registry=registry
         )
@@ -50,6 +53,10 @@ class Metrics:
     def encoded_text(self, seconds: float) -> None:
         """One job's prompts were encoded."""
         self.text.observe(seconds)
+
+    def prompt_looked_up(self, hit: bool) -> None:
+        """One prompt's encoding was asked for."""
+        self.prompts.labels("hit" if hit else "miss").inc()
 
     def decoded(self, seconds: float) -> None:
         """One image was decoded."""

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     port: int = Field(8600, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     worker_id: str = Field(default_factory=socket.gethostname, description="name of this worker", max_length=200)
     queue_capacity: int = Field(64, ge=1, le=100_000, description="jobs that may wait")
+    numerics: Literal["fast", "exact"] = Field(
+        "fast", description="exact: the same bytes alone and in any company, at the price of --max-rows rows each step"
+    )
     max_rows: int = Field(16, ge=2, le=1024, description="rows in one model call; a job with guidance has two an image")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="what the model computes in")
     device_index: int = Field(0, ge=0, description="which CUDA device")

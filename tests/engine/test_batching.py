@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Hashable
 
-from worker.engine.batching import choose
+from worker.engine.batching import Batching
 from worker.engine.runner import Drawing
 
 
-def drawing(key: Hashable = "64x64", *, rows: int = 1, turn: int = 0, step: int = 0, steps: int = 9) -> Drawing:
-    return Drawing(key=key, rows=rows, index=0, seed=0, steps=steps, step=step, turn=turn)
+def drawing(
+    key: Hashable = "64x64", *, rows: int = 1, pixels: int = 64, turn: int = 0, step: int = 0, steps: int = 9
+) -> Drawing:
+    return Drawing(key=key, rows=rows, pixels=pixels, index=0, seed=0, steps=steps, step=step, turn=turn)
+
+
+def choose(drawings: list[Drawing], max_rows: int) -> list[Drawing]:
+    """As an engine that has just started."""
+    return Batching().choose(drawings, lambda key: max_rows)
+
+
+def calls_by_key(drawings: list[Drawing], calls: int, max_rows: int = 64) -> Counter[Hashable]:
+    """How often each key stepped within `calls` model calls."""
+    batching, counted = Batching(), Counter[Hashable]()
+    for turn in range(1, calls + 1):
+        batch = batching.choose(drawings, lambda key: max_rows)
+        counted[batch[0].key] += 1
+        for one in batch:
+            one.turn = turn
+    return counted
 
 
 def test_nothing_to_draw_makes_no_batch() -> None:
@@ -45,16 +64,49 @@ def test_among_equals_those_that_are_behind_go_first() -> None:
     assert choose([ahead, behind], 1) == [behind]
 
 
+def test_a_size_that_costs_sixteen_times_as_much_steps_a_sixteenth_as_often() -> None:
+    small, large = drawing("small", pixels=64, steps=10**6), drawing("large", pixels=16 * 64, steps=10**6)
+    assert calls_by_key([small, large], 170) == {"small": 160, "large": 10}
+
+
+def test_a_picture_among_many_of_another_size_gets_its_own_share_and_not_half() -> None:
+    """All eight get an equal part: seven of them in one call, so both sizes are called alike."""
+    many = [drawing("many", steps=10**6) for _ in range(7)]
+    assert calls_by_key([*many, drawing("one", steps=10**6)], 100) == {"many": 50, "one": 50}
+    # Where a call takes only one, seven calls bring the many what one call brings the one.
+    assert calls_by_key([*many, drawing("one", steps=10**6)], 80, max_rows=1) == {"many": 70, "one": 10}
+
+
+def test_whoever_comes_new_neither_waits_for_the_past_nor_is_paid_for_it() -> None:
+    batching, old = Batching(), [drawing("old", steps=10**6)]
+    for turn in range(100):
+        old[0].turn = turn
+        batching.choose(old, lambda key: 64)
+    both = [*old, drawing("new", turn=99, steps=10**6)]
+    following = [batching.choose(both, lambda key: 64)[0].key for _ in range(10)]
+    assert Counter(following) == {"old": 5, "new": 5}
+    for _ in range(20):
+        batching.choose(both[:1], lambda key: 64)
+    back = [batching.choose(both, lambda key: 64)[0].key for _ in range(10)]
+    assert Counter(back) == {"old": 5, "new": 5}, "being away saves nothing up"
+
+
+def test_each_key_has_rows_of_its_own() -> None:
+    drawings = [drawing("a"), drawing("a"), drawing("a")]
+    assert len(Batching().choose(drawings, {"a": 2, "b": 1}.__getitem__)) == 2
+
+
 def test_nobody_starves_whatever_the_mix() -> None:
     chance = random.Random(0)
     for _ in range(50):
         rows = chance.choice([1, 2, 4, 16])
         drawings = [drawing(chance.choice("abc"), rows=chance.choice([1, 2]), steps=10**6) for _ in range(12)]
+        batching = Batching()
         for turn in range(1, 60):
-            batch = choose(drawings, rows)
+            batch = batching.choose(drawings, lambda key, rows=rows: rows)  # type: ignore[misc]
             assert len({one.key for one in batch}) == 1
             assert len(batch) == 1 or sum(one.rows for one in batch) <= rows
             for one in batch:
                 one.step, one.turn = one.step + 1, turn
-            # Never longer than if each of the twelve went alone, and the three keys one after the other.
-            assert turn - min(one.turn for one in drawings) <= len(drawings)
+            # Never longer than if every row went alone, and the three keys one after the other.
+            assert turn - min(one.turn for one in drawings) <= sum(one.rows for one in drawings) + 3

@@ -14,8 +14,9 @@ from tests.fakes import FACTS, make_params
 from worker.engine import preview
 from worker.engine.denoiser import Denoiser, LatentDrawing
 from worker.engine.runner import DeviceLost
-from worker.errors import ModelUnusable, NanOutput, OutOfMemory
+from worker.errors import InvalidInput, ModelUnusable, NanOutput, OutOfMemory
 from worker.models.base import Conditioning
+from worker.models.schedulers import make_scheduler
 
 COLOURS = torch.tensor([[0.3, -0.2, 0.1], [0.1, 0.4, -0.3], [-0.2, 0.1, 0.2], [0.0, -0.3, 0.4], [0.1, -0.1, 0.2]])
 """What the formula's pixels are of its latents.  # [C + 1, 3]"""
@@ -33,6 +34,9 @@ class Formula:
         self.rows: list[int] = []
         self.encoded: list[str] = []
         self.decoded: list[bool] = []
+
+    def scheduler(self, sampler: str) -> Any:
+        return make_scheduler(sampler, self.scheduler_config)
 
     def latent_shape(self, width_px: int, height_px: int) -> tuple[int, int, int]:
         return 4, height_px // 8, width_px // 8
@@ -89,6 +93,21 @@ class Raises(Formula):
         if self.loaded:
             raise self._error
         return super().decode(latents, precise=precise)
+
+
+class FailsOnce(Formula):
+    """Raises `error` in the next prediction, when it is armed."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+        self.armed = False
+
+    def predict(self, *arguments: Any, **named: Any) -> torch.Tensor:
+        if self.armed:
+            self.armed = False
+            raise self._error
+        return super().predict(*arguments, **named)
 
 
 def loaded(model: Formula) -> Denoiser:
@@ -166,6 +185,9 @@ def test_in_company_a_drawing_is_what_it_is_alone() -> None:
         small(seed=2, sampler="euler", steps=8, guidance_scale=1.0, prompt="xx"),
         small(seed=3, sampler="dpmpp_2m", steps=3, guidance_scale=7.5, prompt="xxx"),
         small(seed=4, sampler="euler", steps=1, guidance_scale=0.0, prompt="xxxx", negative_prompt="no"),
+        small(seed=5, sampler="unipc", steps=6, prompt="x"),
+        small(seed=6, sampler="euler_a", steps=4, prompt="xx"),
+        small(seed=7, sampler="heun", steps=4, prompt="xx"),
     ]
     together = [denoiser.open(job)[0] for job in jobs]
     run(denoiser, *together)
@@ -173,6 +195,51 @@ def test_in_company_a_drawing_is_what_it_is_alone() -> None:
         (alone,) = denoiser.open(job)
         run(denoiser, alone)
         assert torch.allclose(drawing.latent, alone.latent, atol=1e-5)
+
+
+def test_a_sampler_that_calls_the_model_twice_a_step_counts_one() -> None:
+    denoiser = loaded(model := Formula())
+    (heun,) = denoiser.open(small(sampler="heun", steps=3))
+    (euler,) = denoiser.open(small(sampler="euler", steps=5))
+    seen = []
+    while not (heun.done and euler.done):
+        denoiser.step([one for one in (heun, euler) if not one.done])
+        seen.append((heun.step, euler.step))
+    assert seen == [(0, 1), (1, 2), (1, 3), (2, 4), (3, 5)]
+    assert len(model.rows) == 5
+
+
+def test_a_step_that_is_repeated_after_an_error_draws_the_same_noise() -> None:
+    denoiser = loaded(model := FailsOnce(OutOfMemory()))
+    (undisturbed,) = denoiser.open(small(sampler="euler_a", steps=3))
+    run(denoiser, undisturbed)
+    (drawing,) = denoiser.open(small(sampler="euler_a", steps=3))
+    denoiser.step([drawing])
+    model.armed = True
+    with pytest.raises(OutOfMemory):
+        denoiser.step([drawing])
+    run(denoiser, drawing)
+    assert torch.equal(drawing.latent, undisturbed.latent)
+
+
+@pytest.mark.parametrize("sampler", ["euler_a", "dpmpp_2m_sde", "ddpm", "lcm"])
+def test_noise_comes_from_the_jobs_own_seed(sampler: str) -> None:
+    denoiser = loaded(Formula())
+    jobs = [small(seed=seed, sampler=sampler, steps=4) for seed in (1, 2)]
+    together = [denoiser.open(job)[0] for job in jobs]
+    run(denoiser, *together)
+    for job, drawing in zip(jobs, together, strict=True):
+        (alone,) = denoiser.open(job)
+        run(denoiser, alone)
+        assert torch.allclose(drawing.latent, alone.latent, atol=1e-5)
+    assert not torch.allclose(together[0].latent, together[1].latent, atol=0.1)
+
+
+def test_more_steps_than_a_sampler_makes_fail_the_job_and_say_so() -> None:
+    denoiser = loaded(Formula())
+    with pytest.raises(InvalidInput, match="lcm does not make 60 steps"):
+        denoiser.open(small(sampler="lcm", steps=60))
+    assert denoiser.open(small(sampler="lcm", steps=4))[0].steps == 4
 
 
 def test_guidance_is_between_the_prompt_and_the_negative_prompt() -> None:
@@ -236,11 +303,10 @@ def test_what_is_no_number_in_full_precision_either_fails_the_job() -> None:
 def test_pixels_are_rounded_and_not_wrapped() -> None:
     denoiser = loaded(Formula())
     (drawing,) = denoiser.open(small())
-    drawing.latent = torch.zeros(4, 4, 4)
+    drawing.state = torch.zeros(2, 4, 4, 4)
     expected = ((COLOURS[-1] / 2 + 0.5) * 255).round().to(torch.uint8).numpy()
     assert (denoiser.finish(drawing) == expected).all()
-    drawing.latent = torch.zeros(4, 4, 4)
-    drawing.latent[1] = 100.0
+    drawing.state[0, 1] = 100.0
     assert set(np.unique(denoiser.finish(drawing))) == {0, 255}
 
 

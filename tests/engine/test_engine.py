@@ -119,7 +119,7 @@ def test_nobody_is_taken_up_while_all_rows_are_in_use(start: Start) -> None:
 
 def test_sizes_that_cannot_share_a_call_take_turns(start: Start) -> None:
     rig = start(runner := StepByStep())
-    rig.post(steps=6)
+    rig.post(steps=6, height=128)
     runner.wait_for_calls(1)
     rig.post(steps=4, width=128)
     rig.post(steps=4, width=128)
@@ -128,12 +128,23 @@ def test_sizes_that_cannot_share_a_call_take_turns(start: Start) -> None:
     assert seeds(runner) == [[1], [2, 3], [1], [2, 3], [1], [2, 3], [1], [2, 3], [1], [1]]
 
 
+def test_a_size_of_twice_the_pixels_has_half_the_turns(start: Start) -> None:
+    rig = start(runner := StepByStep())
+    rig.post(steps=8)
+    runner.wait_for_calls(1)
+    rig.post(steps=4, width=128)
+    runner.allow_all()
+    rig.wait_ended()
+    assert seeds(runner)[:9].count([1]) == 6
+    assert seeds(runner)[:9].count([2]) == 3
+
+
 def test_a_stream_of_newcomers_does_not_hold_up_another_size(start: Start) -> None:
     rig = start(runner := StepByStep(), max_rows=3)
     odd = rig.post(steps=5, width=128)
     runner.wait_for_calls(1)
     for _ in range(12):
-        rig.post(steps=2)
+        rig.post(steps=2, height=128)
     runner.allow(10)
     rig.wait_ended(odd)  # half of the calls are its own
     assert rig.completed(odd)

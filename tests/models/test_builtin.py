@@ -7,23 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 
 from shared_worker.device import find_device
-from worker.engine import sampling
+from tests.schedulers import SCHEDULERS, stock_scheduler
 from worker.engine.denoiser import Denoiser
 from worker.jobs.params import ImageFormat, JobParams, OnDisconnect, OutputParams, Priority, Task
 from worker.models.registry import BUILTIN, identify
 
-# diffusers' schedulers hand tensors to numpy in the old way.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 MAX_BYTES = 16_000_000
-SCHEDULERS = {
-    "ddim": (DDIMScheduler, {"clip_sample": False}),
-    "euler": (EulerDiscreteScheduler, {}),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {}),
-}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +27,7 @@ def stock() -> StableDiffusionPipeline:
 
 @pytest.fixture(scope="module")
 def ours() -> Denoiser:
-    checkpoint = identify("builtin", dtype="float32", samplers=tuple(sampling.SAMPLERS))
+    checkpoint = identify("builtin", dtype="float32", samplers=tuple(SCHEDULERS))
     denoiser = Denoiser(lambda report: checkpoint.load(find_device("cpu"), report))
     denoiser.load(lambda share: None)
     return denoiser
@@ -53,15 +45,19 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def by_pipeline(stock: StableDiffusionPipeline, asked: JobParams) -> np.ndarray:
-    scheduler, changes = SCHEDULERS[asked.sampler]
-    stock.scheduler = scheduler.from_config(stock.scheduler.config, **changes)
-    picture = stock(
-        asked.prompt,
-        negative_prompt=asked.negative_prompt,
-        num_inference_steps=asked.steps,
-        guidance_scale=asked.guidance_scale,
-        generator=torch.Generator().manual_seed(asked.seed),
-    ).images[0]
+    # A scheduler's config keeps what an earlier one was told: each starts from the folder's own.
+    shipped = stock.scheduler
+    stock.scheduler = stock_scheduler(asked.sampler, shipped.config)
+    try:
+        picture = stock(
+            asked.prompt,
+            negative_prompt=asked.negative_prompt,
+            num_inference_steps=asked.steps,
+            guidance_scale=asked.guidance_scale,
+            generator=torch.Generator().manual_seed(asked.seed),
+        ).images[0]
+    finally:
+        stock.scheduler = shipped
     return np.asarray(picture)
 
 
@@ -100,6 +96,29 @@ def test_in_company_a_picture_stays_what_it_is(stock: StableDiffusionPipeline, o
         ours.step(waiting)
     for job, drawing in zip(jobs, drawings, strict=True):
         assert psnr_db(ours.finish(drawing), by_pipeline(stock, job)) >= 35
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_a", "unipc"])
+def test_in_exact_mode_company_does_not_change_one_byte(sampler: str) -> None:
+    checkpoint = identify("builtin", dtype="float32", samplers=tuple(SCHEDULERS))
+    exact = Denoiser(lambda report: checkpoint.load(find_device("cpu"), report), fixed_rows=8)
+    exact.load(lambda share: None)
+    asked = params("a red circle on a blue background", sampler, 1, steps=5)
+    pictures = []
+    for others in (0, 1, 3):
+        drawings = [
+            *(
+                exact.open(params("a star", "ddim", 9 + k, steps=4 + k, guidance_scale=1.0 + k))[0]
+                for k in range(others)
+            ),
+            *exact.open(asked),
+        ]
+        while waiting := [drawing for drawing in drawings if not drawing.done]:
+            exact.step(waiting)
+        pictures.append((drawings[-1].latent, exact.finish(drawings[-1])))
+    for latent, picture in pictures[1:]:
+        assert torch.equal(latent, pictures[0][0])
+        assert np.array_equal(picture, pictures[0][1])
 
 
 def test_the_model_card_says_how_it_was_made() -> None:

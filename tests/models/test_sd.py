@@ -11,16 +11,14 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from shared_worker.device import find_device
-from tests.models.tiny import SCHEDULERS, by_stock, job, load_stock, psnr_db
-from worker.engine import preview, sampling
+from tests.models.tiny import by_stock, job, load_stock, psnr_db
+from tests.schedulers import SCHEDULERS
+from worker.engine import preview
 from worker.engine.denoiser import Denoiser
 from worker.engine.runner import Pixels
 from worker.jobs.params import JobParams
 from worker.models.base import Model
 from worker.models.registry import identify
-
-# diffusers' schedulers hand tensors to numpy in the old way.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 ALONE_DB, IN_COMPANY_DB = 40, 35
 
@@ -41,7 +39,7 @@ def stock(tiny: Path) -> StableDiffusionPipeline:
 
 @pytest.fixture(scope="module")
 def model(tiny: Path) -> Model:
-    checkpoint = identify(str(tiny), dtype="float32", samplers=tuple(sampling.SAMPLERS))
+    checkpoint = identify(str(tiny), dtype="float32", samplers=tuple(SCHEDULERS))
     return checkpoint.load(find_device("cpu"), lambda share: None)
 
 
@@ -123,6 +121,7 @@ def test_in_company_every_job_stays_what_it_is(
         job(prompt="", sampler="ddim", steps=7, seed=4, guidance_scale=1.0),
         job(prompt="🦓", sampler="dpmpp_2m", steps=4, seed=5, guidance_scale=9.0, num_images=2),
         job(prompt="a red circle", sampler="euler", steps=1, seed=6, guidance_scale=1.0),
+        *(job(sampler=sampler, steps=5, seed=7 + k) for k, sampler in enumerate(SCHEDULERS)),
     ]
     for asked, pictures in zip(jobs, draw(denoiser, *jobs, join_every=join_every), strict=True):
         for index, picture in enumerate(pictures):
@@ -150,7 +149,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_half_precision_draws_about_the_same(tiny: Path, denoiser: Denoiser) -> None:
-    checkpoint = identify(str(tiny), dtype="bfloat16", samplers=tuple(sampling.SAMPLERS))
+    checkpoint = identify(str(tiny), dtype="bfloat16", samplers=tuple(SCHEDULERS))
     half = Denoiser(lambda report: checkpoint.load(find_device("cpu"), report))
     half.load(lambda share: None)
     asked = job(steps=4, guidance_scale=2.0)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
@@ -21,16 +17,12 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.fakes import make_params
+from tests.schedulers import stock_scheduler
 from worker.jobs.params import JobParams
 from worker.models.builtin.training.tokenizer import write_tokenizer
 
 SIDE_PX = 32
 WIDTH = 32
-SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "ddim": (DDIMScheduler, {"clip_sample": False}),
-    "euler": (EulerDiscreteScheduler, {}),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {}),
-}
 SCHEDULER_CONFIG = {
     "_class_name": "PNDMScheduler",
     "_diffusers_version": "0.6.0",
@@ -114,9 +106,8 @@ def load_stock(folder: Path) -> StableDiffusionPipeline:
 
 def by_stock(pipeline: StableDiffusionPipeline, asked: JobParams, index: int = 0) -> npt.NDArray[np.uint8]:
     """Image `index` of a job as the stock pipeline draws it.  # [H, W, 3]"""
-    cls, changes = SCHEDULERS[asked.sampler]
     before = pipeline.scheduler
-    pipeline.scheduler = cls.from_config(before.config, **changes)
+    pipeline.scheduler = stock_scheduler(asked.sampler, before.config)
     try:
         images = pipeline(
             asked.prompt,

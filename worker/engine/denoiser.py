@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from worker.engine import preview, sampling
-from worker.engine.prompts import PromptCache
+from worker.engine.cache import Cache
 from worker.engine.runner import DeviceLost, Drawing, Pixels
-from worker.engine.sampling.plan import Plan, advance
+from worker.engine.sampling.plan import X0, Plan, X, advance, stack_tables
+from worker.engine.sampling.read_off import read_off
 from worker.engine.sampling.schedule import NoiseSchedule, UnsupportedSchedule
-from worker.errors import ModelUnusable, NanOutput, OutOfMemory
+from worker.errors import InvalidInput, ModelUnusable, NanOutput, OutOfMemory
 from worker.jobs.params import JobParams
 
 if TYPE_CHECKING:
@@ -29,25 +30,51 @@ STICKY_CUDA_ERRORS = ("device-side assert", "illegal memory access", "unspecifie
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class LatentDrawing(Drawing):
-    """A drawing's tensors. Latents and sampler history stay in fp32 on the device.  # [C, h, w]
+    """A drawing's tensors. With guidance (`negative` is not None) it has two rows: the prompt's and the negative's.
 
-    With guidance (`negative` is not None) it has two rows: the prompt's and the negative prompt's.
+    `state` is what its sampler keeps, slot by slot, in fp32 on the device  # [slots, C, h, w]; `call` counts the
+    model calls it has behind it, `generator` gives all its noise, on the CPU.
     """
 
     plan: Plan
-    latent: torch.Tensor
-    predicted: torch.Tensor
-    """The clean latent as the last step predicted it; zeros before the first."""
+    state: torch.Tensor
+    generator: torch.Generator
+    noise: torch.Tensor | None = None
+    """What was drawn for the next call, so that a call that fails and is repeated gets the same.  # [C, h, w]"""
+    call: int = 0
     prompt: Conditioning
     negative: Conditioning | None
     guidance_scale: float
 
+    @property
+    def latent(self) -> torch.Tensor:
+        """The noisy latent.  # [C, h, w]"""
+        return self.state[X]
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        """The clean latent as the last call predicted it; zeros before the first.  # [C, h, w]"""
+        return self.state[X0]
+
 
 class Denoiser:
-    """`load_model` makes the model; it is called once, on the engine's thread, with a progress callback."""
+    """`load_model` makes the model; it is called once, on the engine's thread, with a progress callback.
 
-    def __init__(self, load_model: Callable[[Callable[[float], None]], Model]) -> None:
+    With `fixed_rows` the model always sees so many rows, the rest of them padding. Another number of rows takes other
+    kernels, which round otherwise; with the same number a picture's bytes are the same alone and in any company.
+    `on_prompt` hears of every prompt whether its encoding was kept from an earlier job.
+    """
+
+    def __init__(
+        self,
+        load_model: Callable[[Callable[[float], None]], Model],
+        *,
+        fixed_rows: int | None = None,
+        on_prompt: Callable[[bool], None] = lambda hit: None,
+    ) -> None:
         self._load_model = load_model
+        self._fixed_rows = fixed_rows
+        self._on_prompt = on_prompt
 
     def load(self, report: Callable[[float], None]) -> None:
         """Load the model, and fit the preview map to its VAE."""
@@ -56,7 +83,8 @@ class Denoiser:
             self._schedule = NoiseSchedule.from_config(self._model.scheduler_config)
         except UnsupportedSchedule as unsupported:
             raise ModelUnusable(f"the model's scheduler configuration is not supported: {unsupported}") from None
-        self._prompts = PromptCache(self._model.encode_prompt)
+        self._prompts = Cache(self._model.encode_prompt, on_get=self._on_prompt)
+        self._plans = Cache(self._plan)
         self._colour_map, explained = preview.fit(self._model)
         self._decodes_previews = preview.wants_decoder(self._model, explained)
         report(1.0)
@@ -65,7 +93,7 @@ class Denoiser:
     def open(self, params: JobParams) -> list[LatentDrawing]:
         """One drawing an image: image k starts from the noise of seed + k, drawn on the CPU in fp32."""
         with _mapped_errors():
-            plan = sampling.planner(params.sampler)(self._schedule, params.steps)
+            plan = self._plans.get((params.sampler, params.steps))
             prompt = self._prompts.get(params.prompt)
             guided = params.guidance_scale > 1.0
             negative = self._prompts.get(params.negative_prompt or "") if guided else None
@@ -75,17 +103,19 @@ class Denoiser:
             for index in range(params.num_images):
                 generator = torch.Generator().manual_seed(params.seed + index)
                 noise = torch.randn((1, *shape), generator=generator)[0]
-                latent = (noise * plan.initial_scale).to(self._model.device)
+                state = torch.zeros((plan.slots, *shape))
+                state[X] = noise * plan.initial_scale
                 drawings.append(
                     LatentDrawing(
                         key=key,
                         rows=2 if guided else 1,
+                        pixels=params.width * params.height,
                         index=index,
                         seed=params.seed + index,
                         steps=plan.steps,
                         plan=plan,
-                        latent=latent,
-                        predicted=torch.zeros_like(latent),
+                        state=state.to(self._model.device),
+                        generator=generator,
                         prompt=prompt,
                         negative=negative,
                         guidance_scale=params.guidance_scale,
@@ -93,18 +123,30 @@ class Denoiser:
                 )
             return drawings
 
+    def _plan(self, asked: tuple[str, int]) -> Plan:
+        sampler, steps = asked
+        if sampler in sampling.SAMPLERS:
+            return sampling.planner(sampler)(self._schedule, steps)
+        try:
+            return read_off(self._model.scheduler(sampler), self._schedule, steps)
+        except ValueError:
+            raise InvalidInput(f"The sampler {sampler} does not make {steps} steps with this model") from None
+
     @torch.inference_mode()
     def step(self, batch: Sequence[LatentDrawing]) -> None:
         """One forward for all rows: first every drawing's prompt row, then the negative rows of those that have one."""
         with _mapped_errors():
             device = self._model.device
             guided = [k for k, drawing in enumerate(batch) if drawing.negative is not None]
-            table = torch.from_numpy(np.stack([one.plan.table[one.step] for one in batch])).to(device)  # [n, columns]
-            timesteps = torch.tensor([float(one.plan.timesteps[one.step]) for one in batch], device=device)  # [n]
-            x = torch.stack([one.latent for one in batch])  # [n, C, h, w]
-            before = torch.stack([one.predicted for one in batch])
+            table = torch.from_numpy(stack_tables([(one.plan, one.call) for one in batch])).to(device)
+            scale, timesteps = (
+                torch.from_numpy(np.array([getattr(one.plan, name)[one.call] for one in batch])).to(device)  # [n]
+                for name in ("input_scale", "timesteps")
+            )
+            state = _stack_states(batch, table.shape[1])  # [n, slots, C, h, w]
+            noise = _draw_noise(batch)
 
-            rows = x * table[:, 0, None, None, None]
+            rows = state[:, X] * scale[:, None, None, None]
             conditionings = [one.prompt for one in batch] + [one.negative for one in batch if one.negative is not None]
             tensors = {
                 name: torch.cat([conditioning.tensors[name] for conditioning in conditionings])
@@ -113,7 +155,7 @@ class Denoiser:
             if guided:
                 rows = torch.cat([rows, rows[guided]])
                 timesteps = torch.cat([timesteps, timesteps[guided]])
-            output = self._model.predict(rows, timesteps, tensors).float()
+            output = self._predict(rows, timesteps, tensors)
 
             prediction = output[: len(batch)]
             if guided:
@@ -122,11 +164,25 @@ class Denoiser:
                 negative = output[len(batch) :]
                 prediction = prediction.clone()
                 prediction[guided] = negative + scales * (prediction[guided] - negative)
-            x_next, x_0 = advance(x, prediction, before, None, table)
+            following = advance(state, prediction, None if noise is None else noise.to(device), table)
 
-            for drawing, latent, predicted in zip(batch, x_next.unbind(), x_0.unbind(), strict=True):
-                drawing.latent, drawing.predicted = latent, predicted
-                drawing.step += 1
+            for drawing, its_state in zip(batch, following.unbind(), strict=True):
+                drawing.state = its_state[: drawing.plan.slots]
+                drawing.noise = None
+                drawing.step = int(drawing.plan.steps_done[drawing.call])
+                drawing.call += 1
+
+    def _predict(self, rows: torch.Tensor, timesteps: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The model's output for every row, in fp32.  # [rows, C, h, w]"""
+        padding = 0 if self._fixed_rows is None else self._fixed_rows - len(rows)
+        if padding <= 0:
+            return self._model.predict(rows, timesteps, tensors).float()
+
+        def padded(tensor: torch.Tensor) -> torch.Tensor:
+            return torch.cat([tensor, tensor[:1].expand(padding, *tensor.shape[1:])])
+
+        conditioning = {name: padded(tensor) for name, tensor in tensors.items()}
+        return self._model.predict(padded(rows), padded(timesteps), conditioning)[: len(rows)].float()
 
     @torch.inference_mode()
     def preview(self, drawing: LatentDrawing) -> Pixels:
@@ -149,6 +205,25 @@ class Denoiser:
             scaled = (pixels[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1) * 255
             finished: Pixels = scaled.round().to(torch.uint8).cpu().numpy()
             return finished
+
+
+def _stack_states(batch: Sequence[LatentDrawing], slots: int) -> torch.Tensor:
+    """All drawings' slots, with zeros where one has fewer.  # [n, slots, C, h, w]"""
+    states = [one.state for one in batch]
+    if any(len(state) < slots for state in states):
+        states = [torch.cat([state, state.new_zeros((slots - len(state), *state.shape[1:]))]) for state in states]
+    return torch.stack(states)
+
+
+def _draw_noise(batch: Sequence[LatentDrawing]) -> torch.Tensor | None:
+    """Each drawing's own noise for this call, zeros for those that take none; None if nobody does.  # [n, C, h, w]"""
+    for one in batch:
+        if one.noise is None and one.plan.noisy[one.call]:
+            one.noise = torch.randn((1, *one.state.shape[1:]), generator=one.generator)[0]
+    drawn = [one.noise for one in batch]
+    if all(noise is None for noise in drawn):
+        return None
+    return torch.stack([torch.zeros(batch[0].state.shape[1:]) if noise is None else noise for noise in drawn])
 
 
 class _mapped_errors:  # noqa: N801 - reads as a statement

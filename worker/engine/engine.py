@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Generic, Protocol
 
-from worker.engine import batching
+from worker.engine.batching import Batching
 from worker.engine.encoding_pool import EncodingPool
 from worker.engine.outbox import Outbox, Sink
 from worker.engine.run import JobRun
@@ -70,6 +70,8 @@ class Engine(Generic[D]):
         self._outbox = Outbox(sink)
         self._meter = meter
         self._max_rows = max_rows
+        self._fitting_rows: dict[Hashable, int] = {}
+        self._batching = Batching()
         self._stall_s = stall_s
         self._on_ready = on_ready
         self._on_stop = on_stop
@@ -181,7 +183,7 @@ class Engine(Generic[D]):
         self._drop_cancelled()
         self._admit()
         self._outbox.flush()
-        batch = batching.choose(self._drawings(), self._max_rows)
+        batch = self._batching.choose(self._drawings(), self._rows_for)
         if batch:
             self._step(batch)
             self._tell_progress()
@@ -189,6 +191,10 @@ class Engine(Generic[D]):
         self._outbox.flush()
         if not batch and not retired:
             self._queue.wait(IDLE_WAIT_S)
+
+    def _rows_for(self, key: Hashable) -> int:
+        """The rows of one call: as many as are allowed, or as were seen to fit into memory."""
+        return self._fitting_rows.get(key, self._max_rows)
 
     def _drawings(self) -> list[D]:
         return [drawing for run in self._runs.values() for drawing in run.drawings]
@@ -239,8 +245,8 @@ class Engine(Generic[D]):
         # Only here, where the error is gone, are the tensors of the failed call freed.
         half = len(batch) // 2
         if out_of_memory:
-            self._max_rows = max(2, sum(drawing.rows for drawing in batch[:half]))
-            logger.warning("out of memory at %d images; stepping %d rows from now on", len(batch), self._max_rows)
+            fitting = self._fitting_rows[batch[0].key] = max(2, sum(drawing.rows for drawing in batch[:half]))
+            logger.warning("out of memory at %d images of one size; %d rows of it from now on", len(batch), fitting)
         self._step(batch[:half])
         # The first half may have ended a job that has images in the second.
         if rest := [drawing for drawing in batch[half:] if self._owner(drawing) is not None]:

@@ -26,11 +26,12 @@ class DeviceLost(Exception):
 class Drawing:
     """One image of one job on its way from noise to pixels. Drawings with equal keys can share a model call.
 
-    `rows` is what it costs in that call, `turn` when it last stepped (the engine's clock).
+    `rows` is what it takes up in that call, each of `pixels`; `turn` when it last stepped (the engine's clock).
     """
 
     key: Hashable
     rows: int
+    pixels: int
     index: int
     seed: int
     steps: int

@@ -32,6 +32,9 @@ class Model(Protocol):
     scheduler_config: Mapping[str, Any]
     """The content of the checkpoint's `scheduler_config.json`."""
 
+    def scheduler(self, sampler: str) -> Any:
+        """The diffusers scheduler behind a sampler that the engine has no formula for. Raises KeyError."""
+
     def latent_shape(self, width_px: int, height_px: int) -> tuple[int, int, int]:
         """(C, h, w) of the latent of a picture."""
 

@@ -27,7 +27,14 @@ SCHEDULER_SAMPLERS = {
     "DDIMScheduler": "ddim",
     "EulerDiscreteScheduler": "euler",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "EulerAncestralDiscreteScheduler": "euler_a",
+    "HeunDiscreteScheduler": "heun",
+    "KDPM2DiscreteScheduler": "dpm2",
+    "LCMScheduler": "lcm",
+    "TCDScheduler": "tcd",
+    "UniPCMultistepScheduler": "unipc",
 }
+"""A checkpoint's own scheduler is its default sampler, but for the old ones that took fifty steps."""
 
 
 @dataclass(frozen=True)

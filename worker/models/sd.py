@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from shared_worker.device import Device
 from worker.errors import ModelUnusable
 from worker.models.base import Conditioning
 from worker.models.registry import Checkpoint, read_json
+from worker.models.schedulers import make_scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,10 @@ class StableDiffusion:
         self._unet = unet
         self._vae = vae
         self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def scheduler(self, sampler: str) -> Any:
+        """On the checkpoint's own noise."""
+        return make_scheduler(sampler, self.scheduler_config)
 
     def latent_shape(self, width_px: int, height_px: int) -> tuple[int, int, int]:
         """(C, H/8, W/8)."""
@@ -75,13 +81,21 @@ class StableDiffusion:
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
         """Through the VAE, in fp32 if asked or if the checkpoint says that its VAE overflows in less."""
-        precise = precise or (self.dtype == torch.float16 and bool(self._vae.config.force_upcast))
-        dtype = torch.float32 if precise else self.dtype
+        with self._vae_in(self._vae_dtype(precise)) as vae:
+            scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+            return cast(torch.Tensor, vae.decode(scaled, return_dict=False)[0])
+
+    def _vae_dtype(self, precise: bool) -> torch.dtype:
+        overflows = self.dtype == torch.float16 and bool(self._vae.config.force_upcast)
+        return torch.float32 if precise or overflows else self.dtype
+
+    @contextmanager
+    def _vae_in(self, dtype: torch.dtype) -> Iterator[AutoencoderKL]:
+        """The VAE in `dtype` for now, then as it was."""
         if self._vae.dtype != dtype:
             self._vae.to(dtype)
         try:
-            scaled = (latents / self._vae.config.scaling_factor).to(dtype)
-            return cast(torch.Tensor, self._vae.decode(scaled, return_dict=False)[0])
+            yield self._vae
         finally:
             if self._vae.dtype != self.dtype:
                 self._vae.to(self.dtype)

@@ -1,6 +1,7 @@
-"""Samplers by name. Each is a function that turns a noise schedule and a step count into a `Plan`.
+"""Samplers by name: each turns a noise schedule and a step count into a `Plan`.
 
-A name is a line here and a function in a file beside; nothing is imported until a sampler is used.
+The common ones are formulas, each a line here and a function in a file beside; nothing is imported until it is used.
+All others are read off a scheduler that the model brings.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 SAMPLERS: dict[str, str] = {
     "ddim": "worker.engine.sampling.ddim:plan",
     "euler": "worker.engine.sampling.euler:plan",
+    "euler_a": "worker.engine.sampling.euler:plan_ancestral",
+    "lms": "worker.engine.sampling.lms:plan",
     "dpmpp_2m": "worker.engine.sampling.dpmpp_2m:plan",
+    "dpmpp_2m_karras": "worker.engine.sampling.dpmpp_2m:plan_karras",
+    "dpmpp_2m_sde": "worker.engine.sampling.dpmpp_2m:plan_sde",
 }
 
 

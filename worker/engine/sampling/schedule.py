@@ -75,6 +75,13 @@ class NoiseSchedule:
         count = self.num_train_timesteps
         return (np.arange(count, 0, -count / steps).round() - 1)[:steps]
 
+    def karras(self, steps: int) -> tuple[Array, Array]:
+        """Timesteps and noise over signal as Karras et al. space them, 2022, equation 5 with rho 7.  # each [steps]"""
+        sigmas, rho = self.sigmas, 7.0
+        most, least = sigmas[-1] ** (1 / rho), sigmas[0] ** (1 / rho)
+        ratio = (most + np.linspace(0, 1, steps) * (least - most)) ** rho
+        return np.interp(np.log(ratio), np.log(sigmas), np.arange(len(sigmas))).round(), ratio
+
     def x0_from(self, alpha: Array, sigma: Array) -> tuple[Array, Array]:
         """Coefficients (of x, of the model's output) of the clean latent, where x = alpha x0 + sigma noise."""
         match self.prediction_type:

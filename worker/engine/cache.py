@@ -1,0 +1,36 @@
+"""What was made for a key, kept in bounded number: prompts' encodings, samplers' plans."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Cache(Generic[K, V]):
+    """At most `capacity` values, made by `make` when they are not there; the least recently used goes first.
+
+    `on_get` hears of every `get` whether the value was there.
+    """
+
+    def __init__(
+        self, make: Callable[[K], V], capacity: int = 128, on_get: Callable[[bool], None] = lambda hit: None
+    ) -> None:
+        self._make = make
+        self._capacity = capacity
+        self._on_get = on_get
+        self._kept: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V:
+        """The value for `key`."""
+        self._on_get(key in self._kept)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        made = self._kept[key] = self._make(key)
+        if len(self._kept) > self._capacity:
+            self._kept.popitem(last=False)
+        return made

@@ -1,0 +1,56 @@
+"""Linear multistep: the polynomial through the last four derivatives, integrated over the step.
+
+As k-diffusion's `sample_lms`. Latents live in Karras' coordinates, as Euler's do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.polynomial import Polynomial
+
+from worker.engine.sampling.euler import prediction, spaced
+from worker.engine.sampling.plan import X0, Plan, X
+from worker.engine.sampling.schedule import Array, NoiseSchedule
+
+ORDER = 4
+OUTPUT, SLOTS = ORDER + 1, ORDER + 1
+"""Slots: x, x_0, then the derivatives of the last three calls, newest first. The output's column is behind them."""
+
+
+def plan(schedule: NoiseSchedule, steps: int) -> Plan:
+    """Timesteps as Euler's."""
+    timesteps, sigma, initial_scale = spaced(schedule, steps)
+    input_scale, x0_from_x, x0_from_output = prediction(schedule, sigma)
+    levels = np.append(sigma, 0.0)
+    table = np.zeros((steps, SLOTS, SLOTS + 2))
+    table[:, X0, X], table[:, X0, OUTPUT] = x0_from_x, x0_from_output
+    # The derivative of this call, (x - x_0) / sigma, is remembered; what was remembered moves on by one.
+    table[:, 2, X], table[:, 2, OUTPUT] = (1.0 - x0_from_x) / sigma, -x0_from_output / sigma
+    table[:, 3, 2] = table[:, 4, 3] = 1.0
+    for call in range(steps):
+        now, *earlier = integrals(levels, call)
+        table[call, X] = now * table[call, 2]
+        table[call, X, X] += 1.0
+        table[call, X, 2 : 2 + len(earlier)] = earlier
+    return Plan(
+        timesteps=timesteps.astype(np.float32),
+        input_scale=input_scale.astype(np.float32),
+        table=table.astype(np.float32),
+        steps_done=np.arange(1, steps + 1),
+        noisy=np.zeros(steps, dtype=np.bool_),
+        initial_scale=initial_scale,
+    )
+
+
+def integrals(levels: Array, call: int) -> list[float]:
+    """What each of the last derivatives counts, newest first: Lagrange's polynomials from one level to the next."""
+    points = [float(level) for level in levels[max(0, call - ORDER + 1) : call + 1][::-1]]
+    weights = []
+    for own in points:
+        basis = Polynomial([1.0])
+        for other in points:
+            if other != own:
+                basis *= Polynomial([-other, 1.0]) / (own - other)
+        whole = basis.integ()
+        weights.append(float(whole(levels[call + 1]) - whole(levels[call])))
+    return weights
