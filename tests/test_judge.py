@@ -94,7 +94,7 @@ def test_a_second_figure_counts_against_the_overlap() -> None:
 
 def test_the_mask_covers_the_figure_and_no_more() -> None:
     figure = Figure("cross", "blue", None, None, 64.0, 64.0, 30.0, COLOURS["blue"])
-    picture, covered = render(Scene((figure,), "purple", COLOURS["purple"]))
+    picture, (covered,) = render(Scene((figure,), "purple", COLOURS["purple"]))
     assert (figure_mask(picture, COLOURS["purple"]) ^ (covered > 0.5)).mean() < 0.005
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable
+import shutil
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from rich.console import Console
 from transformers import CLIPTokenizer
 
-from worker.models.builtin.training import autoencoder, denoiser, scenes, text_encoder
+from worker.models.builtin.training import autoencoder, codes, denoiser, scenes, text_encoder
 from worker.models.builtin.training.stage import Stage
 from worker.models.builtin.training.tokenizer import write_json, write_tokenizer
 from worker.models.registry import DEFAULTS_FILE
@@ -25,6 +25,9 @@ from worker.models.registry import DEFAULTS_FILE
 DEFAULT_OUT = Path(__file__).resolve().parent.parent / "weights"
 DEFAULTS = {"steps": 20, "guidance_scale": 2.5}
 """What the finished model draws best with; the judge uses these."""
+VAE_PICTURES = 10_000
+ANY_COLOURS = 0.15
+"""The share of the VAE's pictures that are not in the ten colours."""
 CAPTIONS_PER_PICTURE = 2
 CHUNK = 1000
 
@@ -37,9 +40,8 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="a finished model folder to go on from, instead of from nothing")
     parser.add_argument("--pictures", type=int, default=40_000)
     parser.add_argument("--text-steps", type=int, default=1_200)
-    parser.add_argument("--vae-steps", type=int, default=3_200)
-    parser.add_argument("--decoder-steps", type=int, default=2_000)
-    parser.add_argument("--unet-steps", type=int, default=16_000)
+    parser.add_argument("--vae-steps", type=int, default=3_000)
+    parser.add_argument("--unet-steps", type=int, default=13_000)
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
@@ -51,7 +53,10 @@ def main() -> None:
     def stage(name: str, steps: int, rate: float) -> Stage:
         return Stage(name, steps, arguments.work, device, arguments.seed, rate)
 
-    write_tokenizer(arguments.work / "tokenizer")
+    if arguments.start is None:
+        write_tokenizer(arguments.work / "tokenizer")
+    else:  # a text encoder knows its own tokens only
+        shutil.copytree(arguments.start / "tokenizer", arguments.work / "tokenizer", dirs_exist_ok=True)
     tokenizer = CLIPTokenizer.from_pretrained(arguments.work / "tokenizer")
     encoder, vae, unet = text_encoder.build(tokenizer), autoencoder.build(), denoiser.build()
     if arguments.start is not None:
@@ -59,22 +64,20 @@ def main() -> None:
         encoder, vae, unet = finished.text_encoder, finished.vae, finished.unet
     encoder = text_encoder.train(stage("text encoder", arguments.text_steps, 1e-3), tokenizer, encoder)
 
-    console.log(f"drawing {arguments.pictures} pictures")
-    pictures, weights, captions = draw(arguments.pictures, arguments.seed)
-    vae_stage = stage("autoencoder", arguments.vae_steps, 2e-3)
+    console.log(f"drawing {VAE_PICTURES} pictures for the VAE")
+    shown = draw(VAE_PICTURES, arguments.seed + 1, any_colours=ANY_COLOURS)
     if arguments.start is not None:
-        autoencoder.whiten(vae, autoencoder.encode(vae, pictures[:2048], vae_stage).float().to(device))
-    vae = autoencoder.train(vae_stage, vae, pictures, weights)
-    vae = autoencoder.train_decoder(stage("decoder", arguments.decoder_steps, 1e-3), vae, pictures, weights)
-    autoencoder.whiten(vae, autoencoder.encode(vae, pictures[:2048], vae_stage).float().to(device))
-    console.log(f"autoencoder: {autoencoder.psnr(vae, pictures[:128], vae_stage):.1f} dB")
+        denoiser.adopt(unet, *autoencoder.adopt(vae, shown.pictures[:1024], shown.latents[:1024]))
+    vae = autoencoder.train(stage("vae", arguments.vae_steps, 2e-3), vae, shown.pictures, shown.latents, shown.weights)
+    console.log(f"vae: {autoencoder.survey(vae, shown.pictures[:128], shown.latents[:128])}")
+    del shown
 
-    latents = kept(arguments.work / "latents.pt", partial(autoencoder.encode, vae, pictures, vae_stage))
-    del pictures
-    ids = torch.stack([text_encoder.tokenize(tokenizer, texts).short() for texts in captions])
+    console.log(f"drawing {arguments.pictures} pictures for the denoiser")
+    asked = draw(arguments.pictures, arguments.seed)
+    ids = torch.stack([text_encoder.tokenize(tokenizer, texts).short() for texts in asked.captions])
     nothing = text_encoder.tokenize(tokenizer, [""])[0].short()
     unet_stage = stage("denoiser", arguments.unet_steps, 1e-3)
-    unet = denoiser.train(unet_stage, unet, latents, weights, encoder, ids, nothing)
+    unet = denoiser.train(unet_stage, unet, asked.latents, asked.weights, encoder, ids, nothing)
 
     scheduler = DPMSolverMultistepScheduler(**denoiser.SCHEDULE, timestep_spacing="trailing", steps_offset=1)
     pipeline = StableDiffusionPipeline(
@@ -97,40 +100,48 @@ def main() -> None:
     console.log(f"saved to {arguments.out}")
 
 
-def draw(count: int, seed: int) -> tuple[npt.NDArray[np.uint8], torch.Tensor, list[list[str]]]:
-    """Pictures  # [count, 128, 128, 3], what each place counts  # [count, 1, 16, 16], and captions."""
-    chunks = [(seed * 1_000_003 + start, min(CHUNK, count - start)) for start in range(0, count, CHUNK)]
+@dataclass(frozen=True)
+class Drawn:
+    """What stages learn from, scene by scene."""
+
+    pictures: npt.NDArray[np.uint8]  # [n, 128, 128, 3]
+    latents: torch.Tensor  # [n, 4, 16, 16]
+    weights: torch.Tensor  # [n, 1, 16, 16]: what a place counts
+    captions: list[list[str]]
+
+
+def draw(count: int, seed: int, any_colours: float = 0.0) -> Drawn:
+    """`count` scenes at random, that share of them in `any_colours`."""
+    chunks = [(seed * 1_000_003 + start, min(CHUNK, count - start), any_colours) for start in range(0, count, CHUNK)]
     with ProcessPoolExecutor() as pool:
-        parts = list(pool.map(_draw_chunk, chunks))
-    weights = denoiser.place_weights(torch.from_numpy(np.concatenate([part[1] for part in parts])).float()).half()
-    return np.concatenate([part[0] for part in parts]), weights, [texts for part in parts for texts in part[2]]
+        pictures, latents, covered, captions = zip(*pool.map(_draw_chunk, chunks), strict=True)
+    weights = torch.cat([denoiser.place_weights(torch.from_numpy(chunk).float()).half() for chunk in covered])
+    texts = [of_picture for chunk in captions for of_picture in chunk]
+    return Drawn(np.concatenate(pictures), torch.from_numpy(np.concatenate(latents)), weights, texts)
 
 
-def _draw_chunk(chunk: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16], list[list[str]]]:
-    seed, count = chunk
+def _draw_chunk(
+    chunk: tuple[int, int, float],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16], npt.NDArray[np.float16], list[list[str]]]:
+    seed, count, any_colours = chunk
     rng = random.Random(seed)
-    pictures, covered, captions = [], [], []
+    pictures, latents, covered, captions = [], [], [], []
     for _ in range(count):
         scene = scenes.draw_scene(rng)
-        picture, mask = scenes.render(scene)
+        if rng.random() < any_colours:
+            scene = scenes.recoloured(scene, rng)
+        picture, masks = scenes.render(scene)
         pictures.append(picture)
-        covered.append(mask.astype(np.float16))
+        latents.append(codes.encode(scene, masks))
+        covered.append(np.maximum.reduce(masks).astype(np.float16))
         captions.append([scenes.describe(scene, rng).text for _ in range(CAPTIONS_PER_PICTURE)])
-    return np.stack(pictures), np.stack(covered), captions
+    return np.stack(pictures), np.stack(latents), np.stack(covered), captions
 
 
 def amend_json(path: Path, changes: dict[str, object], without: tuple[str, ...] = ()) -> None:
     """Set some entries of a JSON object in a file, and take some out."""
     entries = json.loads(path.read_text(encoding="utf-8")) | changes
     write_json(path, {name: value for name, value in entries.items() if name not in without})
-
-
-def kept(path: Path, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """What `make` gives, kept in a file for the next run that resumes."""
-    if not path.exists():
-        torch.save(make(), path)
-    tensor: torch.Tensor = torch.load(path, weights_only=True)
-    return tensor
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Trains the built-in model's VAE: 128 px pictures to 4 x 16 x 16 latents and back.
+"""Trains the built-in model's VAE: 128 px pictures to the latents that `codes` defines, and back.
 
-First both halves together, mostly on 64 px pieces, which cost a quarter; then, with the encoder and so all latents
-standing still, the decoder alone on whole pictures, with an eye on figures and their outlines.
+The encoder learns the codes themselves, the decoder to draw from codes that are a little wrong, as a denoiser's are.
+Most steps see pieces of 64 px, which cost a quarter; the last ones see whole pictures.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from worker.models.builtin.training import scenes
+from worker.models.builtin.training.codes import CHANNELS, FACTOR, linear_map
 from worker.models.builtin.training.stage import Stage
 
 BATCH = 16
-DECODER_BATCH = 8
 PIECE_PX = 64
-FACTOR = 8
-"""Pixels along the side of one latent place."""
-NOISE = 0.1
-"""Standard deviation of what is added to a latent of variance 1 before it is decoded, in training."""
 SPREAD = 0.03
 """Standard deviation of the posterior: a constant, as none is learned."""
-WHOLE_FROM = 0.88
+WHOLE_FROM = 0.8
 """From this share of the steps on, pictures are shown whole: group normalisation looks at all it is given."""
-COLOUR_WEIGHT = 0.2
-WHITE_WEIGHT = 0.05
+NOISE = (0.03, 0.35)
+"""Least and greatest standard deviation of what is added to each value of a latent before it is decoded."""
+OFFSET = 0.1
+"""Standard deviation of what is added to a whole channel."""
+OVERSHOOT = 0.2
+"""The most by which a latent is stretched, as guidance does."""
 
 
 def build() -> AutoencoderKL:
@@ -39,10 +39,11 @@ def build() -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=CHANNELS,
         norm_num_groups=8,
         mid_block_add_attention=False,
         sample_size=scenes.SIZE_PX,
+        scaling_factor=1.0,
     )
 
 
@@ -51,61 +52,54 @@ def to_tensor(pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-def train(stage: Stage, vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], weights: torch.Tensor) -> AutoencoderKL:
-    """Train `vae` on `pictures`  # [n, 128, 128, 3];  `weights` say what each latent place counts.  # [n, 1, 16, 16]
+def train(
+    stage: Stage,
+    vae: AutoencoderKL,
+    pictures: npt.NDArray[np.uint8],
+    latents: torch.Tensor,
+    weights: torch.Tensor,
+) -> AutoencoderKL:
+    """Train `vae` on `pictures`  # [n, 128, 128, 3]  with the `latents` wanted of them.  # [n, 4, 16, 16]
 
-    In place of the KL term, which lets channels collapse, latents are held at mean 0, variance 1 and no correlation,
-    and the decoder gets them with the same noise on every channel. So what tells two colours apart must be large
-    beside that noise, and a denoiser's small errors stay small in the picture.
+    `weights` say what each latent place counts.  # [n, 1, 16, 16]
     """
     vae.to(stage.device).requires_grad_(True)
-    # Three directions are to tell a place's mean colour, linearly: the eye's distances become the latent's.
-    colour = nn.Conv2d(vae.config.latent_channels, 3, 1).to(stage.device)
 
     def loss_at(step: int, generator: torch.Generator) -> torch.Tensor:
-        chosen = torch.randint(0, len(pictures), (BATCH,), generator=generator)
-        batch, weight = to_tensor(pictures[chosen.numpy()]), weights[chosen].float()
-        if step < WHOLE_FROM * stage.steps:
-            y, x = torch.randint(0, (scenes.SIZE_PX - PIECE_PX) // FACTOR + 1, (2,), generator=generator).tolist()
-            weight = weight[:, :, y : y + PIECE_PX // FACTOR, x : x + PIECE_PX // FACTOR]
+        # Whole pictures cost four times a piece's time: half as many of them.
+        whole = step >= WHOLE_FROM * stage.steps
+        chosen = torch.randint(0, len(pictures), (BATCH // 2 if whole else BATCH,), generator=generator)
+        batch, wanted, weight = to_tensor(pictures[chosen.numpy()]), latents[chosen].float(), weights[chosen].float()
+        if not whole:
+            side = PIECE_PX // FACTOR
+            y, x = torch.randint(0, wanted.shape[-1] - side + 1, (2,), generator=generator).tolist()
+            wanted, weight = (each[:, :, y : y + side, x : x + side] for each in (wanted, weight))
             y, x = FACTOR * y, FACTOR * x
             batch = batch[:, :, y : y + PIECE_PX, x : x + PIECE_PX]
-        batch, weight = batch.to(stage.device), weight.to(stage.device)
+        wrong = disturbed(wanted, generator).to(stage.device)
+        batch, wanted, weight = batch.to(stage.device), wanted.to(stage.device), weight.to(stage.device)
         with stage.autocast():
-            latents = vae.encode(batch).latent_dist.mean
-            noisy = latents + NOISE * torch.randn(latents.shape, generator=generator).to(stage.device)
-            decoded, told = vae.decode(noisy).sample, colour(noisy)
-        seen = nn.functional.avg_pool2d(batch, FACTOR)
-        loss: torch.Tensor = (
-            difference(decoded, batch, weight)
-            + COLOUR_WEIGHT * ((told.float() - seen) ** 2).mean()
-            + WHITE_WEIGHT * crookedness(latents.float())
-        )
+            encoded = vae.encode(batch).latent_dist.mean
+            decoded = vae.decode(wrong).sample
+        loss: torch.Tensor = difference(decoded, batch, weight) + ((encoded.float() - wanted) ** 2).mean()
         return loss
 
-    stage.run({"vae": vae, "colour": colour}, loss_at)
-    vae.eval().requires_grad_(False)
-    return vae
+    stage.run({"vae": vae}, loss_at)
+    # The encoder gives means; behind them stand the logarithms of variances, which it never learned.
+    vae.requires_grad_(False).quant_conv.weight[CHANNELS:] = 0.0
+    vae.quant_conv.bias[CHANNELS:] = 2 * math.log(SPREAD)
+    return vae.eval()
 
 
-def train_decoder(
-    stage: Stage, vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], weights: torch.Tensor
-) -> AutoencoderKL:
-    """Go on with the decoder of a trained `vae`, on whole pictures; shapes as in `train`."""
-    decoder = nn.ModuleList([vae.decoder, vae.post_quant_conv]).requires_grad_(True)
-
-    def loss_at(step: int, generator: torch.Generator) -> torch.Tensor:
-        chosen = torch.randint(0, len(pictures), (DECODER_BATCH,), generator=generator)
-        batch = to_tensor(pictures[chosen.numpy()]).to(stage.device)
-        with stage.autocast():
-            with torch.no_grad():
-                latents = vae.encode(batch).latent_dist.mean
-            decoded = vae.decode(latents + NOISE * torch.randn(latents.shape, generator=generator).to(latents)).sample
-        return difference(decoded, batch, weights[chosen].float().to(stage.device))
-
-    stage.run({"decoder": decoder}, loss_at)
-    vae.eval().requires_grad_(False)
-    return vae
+def disturbed(latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """`latents` as wrong as a denoiser may leave them: stretched, shifted and noisy.  # [n, 4, h, w]"""
+    rows = (len(latents), 1, 1, 1)
+    stretch = 1.0 + OVERSHOOT * torch.rand(rows, generator=generator)
+    shift = OFFSET * torch.randn((len(latents), CHANNELS, 1, 1), generator=generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    return (
+        latents * stretch + shift + (NOISE[0] + (NOISE[1] - NOISE[0]) * torch.rand(rows, generator=generator)) * noise
+    )
 
 
 def difference(decoded: torch.Tensor, pictures: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -115,58 +109,35 @@ def difference(decoded: torch.Tensor, pictures: torch.Tensor, weight: torch.Tens
     return (weight * (error.abs() + error**2)).mean()
 
 
-def crookedness(latents: torch.Tensor) -> torch.Tensor:
-    """How far the channels of `latents` are from mean 0, variance 1 and no correlation.  # [n, C, h, w] -> []"""
-    places = latents.transpose(0, 1).flatten(1)  # [C, n * h * w]
-    excess = torch.cov(places) - torch.eye(len(places), device=places.device)
-    return (places.mean(dim=1) ** 2).mean() + (excess**2).mean()
-
-
 @torch.no_grad()
-def whiten(vae: AutoencoderKL, latents: torch.Tensor) -> None:
-    """Turn and stretch the latent space until channels have mean 0, variance 1 and no correlation.
+def adopt(
+    vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], latents: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn a finished `vae` towards the `latents` wanted of `pictures`.  # [n, 4, 16, 16] and [n, 128, 128, 3]
 
-    `latents` are what it encodes to now.  # [n, 4, 16, 16]. Training leaves them near to this, batch by batch; here
-    it is made exact. The map goes into the convolutions next to the latent, so what is decoded stays the same.
+    The encoder as far as a linear map can; the decoder forgets how it took its latents in. Returns the matrices from
+    old latents to new ones and back  # [4, 4],  which a denoiser of the old ones needs.
     """
-    places = latents.permute(1, 0, 2, 3).flatten(1).double()  # [4, n * 16 * 16]
-    mean = places.mean(dim=1)
-    variances, directions = torch.linalg.eigh(torch.cov(places))
-    # ZCA: of all whitenings the one that turns least.
-    forward = directions @ torch.diag(variances.rsqrt()) @ directions.T  # [4, 4]
-    backward = directions @ torch.diag(variances.sqrt()) @ directions.T
-    channels, quant, post, conv_in = len(mean), vae.quant_conv, vae.post_quant_conv, vae.decoder.conv_in
-
-    outer, inner = quant.weight.double()[:, :, 0, 0], post.weight.double()[:, :, 0, 0]
-    map_in = torch.cat([forward @ outer[:channels], torch.zeros_like(outer[channels:])])
-    bias_in = torch.cat(
-        [forward @ (quant.bias.double()[:channels] - mean), torch.full_like(mean, 2 * math.log(SPREAD))]
-    )
-    quant.weight.copy_(map_in[:, :, None, None])
-    quant.bias.copy_(bias_in)
-    # Behind the latent the whole map stands in one convolution, where half precision rounds each channel by its own
-    # size; before that convolution's zero padding there is only a shift.
-    map_out = inner @ backward
-    post.bias.copy_(torch.linalg.solve(map_out, post.bias.double() + inner @ mean))
-    post.weight.copy_(torch.eye(channels, device=post.weight.device)[:, :, None, None])
-    conv_in.weight.copy_(torch.einsum("oihw,ij->ojhw", conv_in.weight.double(), map_out))
+    old = torch.cat([vae.encode(some).latent_dist.mean for some in to_tensor(pictures).split(64)])
+    old = old * vae.config.scaling_factor
+    forward, onward = linear_map(old, latents)
+    backward, _ = linear_map(latents, old)
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    turn = forward * vae.config.scaling_factor
+    quant.weight[:CHANNELS] = torch.einsum("ij,jkhw->ikhw", turn, quant.weight[:CHANNELS].double())
+    quant.bias[:CHANNELS] = turn @ quant.bias[:CHANNELS].double() + onward
+    post.weight.copy_(torch.eye(CHANNELS)[:, :, None, None])
+    post.bias.zero_()
+    vae.decoder.conv_in.reset_parameters()
     vae.register_to_config(scaling_factor=1.0)
+    return forward, backward
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], stage: Stage) -> torch.Tensor:
-    """The latents' means, unscaled, in half precision.  # [n, 4, 16, 16]"""
-    latents = []
-    for start in range(0, len(pictures), 64):
-        batch = to_tensor(pictures[start : start + 64]).to(stage.device)
-        with stage.autocast():
-            latents.append(vae.encode(batch).latent_dist.mean.half().cpu())
-    return torch.cat(latents)
-
-
-@torch.no_grad()
-def psnr(vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], stage: Stage) -> float:
-    """How well `pictures` survive there and back, in decibels."""
-    batch = to_tensor(pictures).to(stage.device)
-    decoded = vae.decode(vae.encode(batch).latent_dist.mean).sample.clamp(-1, 1)
-    return float(10 * torch.log10(4.0 / ((decoded - batch) ** 2).mean()))
+def survey(vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], latents: torch.Tensor) -> str:
+    """How near the encoder comes to `latents`, and how well `pictures` survive there and back, in words."""
+    batch = to_tensor(pictures).to(vae.device)
+    encoded = vae.encode(batch).latent_dist.mean
+    decoded = vae.decode(encoded).sample.clamp(-1, 1)
+    error = (encoded.cpu() - latents.float()).square().mean().sqrt()
+    return f"latents within {error:.3f} (rms), {10 * torch.log10(4.0 / ((decoded - batch) ** 2).mean()):.1f} dB"

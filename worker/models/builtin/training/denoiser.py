@@ -13,11 +13,11 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel
 
+from worker.models.builtin.training import codes
 from worker.models.builtin.training.stage import Stage
 from worker.models.builtin.training.text_encoder import WIDTH
 
 BATCH = 32
-LATENT_PX = 16
 UNCONDITIONAL = 0.1
 EMA_DECAY = 0.9995
 
@@ -35,9 +35,9 @@ SCHEDULE = {
 def build() -> UNet2DConditionModel:
     """The UNet, untrained. The text also joins the time embedding (`addition_embed_type`)."""
     return UNet2DConditionModel(
-        sample_size=LATENT_PX,
-        in_channels=4,
-        out_channels=4,
+        sample_size=codes.PLACES,
+        in_channels=codes.CHANNELS,
+        out_channels=codes.CHANNELS,
         block_out_channels=(64, 112, 128),
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
@@ -97,6 +97,14 @@ def train(
 
     stage.run({"unet": unet, "average": average}, loss_at, after_step)
     return average.eval().to(memory_format=torch.contiguous_format)
+
+
+@torch.no_grad()
+def adopt(unet: UNet2DConditionModel, forward: torch.Tensor, backward: torch.Tensor) -> None:
+    """Let a finished `unet` work in another latent space: `forward` leads to it, `backward` from it.  # [4, 4]"""
+    unet.conv_in.weight.copy_(torch.einsum("oihw,ij->ojhw", unet.conv_in.weight.double(), backward))
+    unet.conv_out.weight.copy_(torch.einsum("ij,jkhw->ikhw", forward, unet.conv_out.weight.double()))
+    unet.conv_out.bias.copy_(forward @ unet.conv_out.bias.double())
 
 
 def place_weights(covered: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,7 @@ POSITIONS: dict[str, tuple[int, int]] = {
 """Direction from the middle of the picture by name, x to the right and y down."""
 
 Points = list[tuple[float, float]]
+Mask = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def outline(shape: str) -> list[Points]:
             raise ValueError(f"unknown shape {shape!r}")
 
 
-def coverage(shape: str, x: float, y: float, radius: float, size: int = SIZE_PX) -> npt.NDArray[np.float32]:
+def coverage(shape: str, x: float, y: float, radius: float, size: int = SIZE_PX) -> Mask:
     """How much of each pixel the figure covers, 0 to 1.  # [size, size]"""
     canvas = Image.new("L", (size * SUPERSAMPLING, size * SUPERSAMPLING), 0)
     draw = ImageDraw.Draw(canvas)
@@ -126,16 +127,24 @@ def coverage(shape: str, x: float, y: float, radius: float, size: int = SIZE_PX)
     return np.asarray(canvas.reduce(SUPERSAMPLING), dtype=np.float32) / 255.0
 
 
-def render(scene: Scene) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """The picture  # [128, 128, 3]  and how much of each pixel any figure covers.  # [128, 128]"""
+def render(scene: Scene) -> tuple[npt.NDArray[np.uint8], list[Mask]]:
+    """The picture  # [128, 128, 3]  and how much of each pixel each figure covers, 0 to 1.  # [128, 128] each"""
+    masks = [coverage(figure.shape, figure.x, figure.y, figure.radius) for figure in scene.figures]
     picture = np.empty((SIZE_PX, SIZE_PX, 3), dtype=np.float32)
     picture[:] = scene.background_rgb
-    covered = np.zeros((SIZE_PX, SIZE_PX), dtype=np.float32)
-    for figure in scene.figures:
-        mask = coverage(figure.shape, figure.x, figure.y, figure.radius)
+    for figure, mask in zip(scene.figures, masks, strict=True):
         picture += mask[..., None] * (np.asarray(figure.rgb, dtype=np.float32) - picture)
-        covered = np.maximum(covered, mask)
-    return np.round(picture).astype(np.uint8), covered
+    return np.round(picture).astype(np.uint8), masks
+
+
+def recoloured(scene: Scene, rng: random.Random) -> Scene:
+    """`scene` in any colours, which no caption names: a VAE has to know them too."""
+
+    def any_colour() -> tuple[int, int, int]:
+        return rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255)
+
+    figures = tuple(replace(figure, rgb=any_colour()) for figure in scene.figures)
+    return replace(scene, figures=figures, background_rgb=any_colour())
 
 
 def held_out(colour: str, shape: str, background: str) -> bool:
