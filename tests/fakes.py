@@ -43,7 +43,7 @@ FACTS = ModelFacts(
     samplers=("ddim", "euler", "dpmpp_2m"),
     tasks=(Task.TEXT_TO_IMAGE,),
 )
-LIMITS = Limits(queue_capacity=8, max_rows=16)
+LIMITS = Limits(queue_capacity=8)
 PNG = OutputParams(ImageFormat.PNG, 90, inline=False, metadata=True)
 PREVIEW = PreviewParams(every=1, size=32, format=ImageFormat.JPEG)
 
@@ -118,6 +118,9 @@ class Instant:
 
     def before_step(self, batch: Sequence[Sketch]) -> None:
         """What a kind of runner does inside the model call; raising leaves every drawing as it was."""
+
+    def time_call(self, rows: int) -> float:
+        raise AssertionError("nothing is measured where the rows are given")
 
     def preview(self, drawing: Sketch) -> Pixels:
         return paint(drawing.seed, drawing.width // 8, drawing.height // 8)
@@ -277,6 +280,8 @@ class Unmetered:
     def encoded_text(self, seconds: float) -> None: ...
 
     def decoded(self, seconds: float) -> None: ...
+
+    def encoded_image(self, seconds: float) -> None: ...
 
 
 def paint(seed: int, width: int, height: int) -> Pixels:

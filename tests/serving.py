@@ -24,6 +24,7 @@ from shared_worker.contract import MemoryInfo, QueueInfo, WorkerInfo, WorkerStat
 from tests.fakes import FACTS, LIMITS, Instant
 from worker.app import create_app
 from worker.engine.engine import Engine
+from worker.engine.rows import RowLimit
 from worker.jobs.events import Event
 from worker.jobs.job import Job
 from worker.jobs.params import Limits, ModelFacts
@@ -63,6 +64,7 @@ async def serve(
     listener: socket.socket,
     *,
     limits: Limits = LIMITS,
+    max_rows: int = 16,
     facts: ModelFacts = FACTS,
     tokens: Iterable[str] = (),
     drain_s: float = 0.0,
@@ -76,6 +78,7 @@ async def serve(
     """Serve until shut down; the exit status, as `worker.main` has it."""
     loop = asyncio.get_running_loop()
     metrics = Metrics()
+    metrics.watch(lambda: max_rows, lambda: (1000, None))
     failures: list[Exception] = []
 
     def on_events(events: Sequence[tuple[str, Event]]) -> None:
@@ -92,7 +95,8 @@ async def serve(
         on_events,
         metrics,
         model_id=facts.id,
-        max_rows=limits.max_rows,
+        rows=RowLimit(max_rows),
+        rows_under_way=0,
         on_ready=on_ready,
         on_stop=on_stop,
     )

@@ -15,11 +15,9 @@ import pytest
 
 from tests.conftest import eventually
 from tests.fakes import LoadsWhenTold, NeverEnds, StepByStep
-from tests.serving import PROMPT, WAIT_S, ServedWorker, SseEvent, events_of, smaller
+from tests.serving import PROMPT, WAIT_S, ServedWorker, SseEvent, events_of
 
 Serve = Callable[..., ServedWorker]
-
-ONE_AT_A_TIME = smaller(max_rows=2)
 
 
 @contextlib.contextmanager
@@ -29,7 +27,7 @@ def reading(worker: ServedWorker, job_id: str) -> Iterator[Iterator[SseEvent]]:
 
 
 def test_what_runs_may_finish_and_what_waits_is_cancelled_at_once(serve: Serve) -> None:
-    worker = serve(StepByStep(), limits=ONE_AT_A_TIME, drain_s=30.0)
+    worker = serve(StepByStep(), max_rows=2, drain_s=30.0)
     running = worker.post()["job_id"]
     worker.runner.wait_for_calls(1)
     waiting = worker.try_post(headers={"Idempotency-Key": "w"}).json()["job_id"]
@@ -135,7 +133,7 @@ runner = {"steps": StepByStep, "hangs": NeverEnds}[sys.argv[1]]()
 threading.Thread(target=lambda: [runner.allow() for line in sys.stdin], daemon=True).start()
 listener = listen()
 print(listener.getsockname()[1], flush=True)
-sys.exit(asyncio.run(serve(runner, listener, drain_s=float(sys.argv[2]), limits=smaller(max_rows=2))))
+sys.exit(asyncio.run(serve(runner, listener, drain_s=float(sys.argv[2]), max_rows=2)))
 """
 
 

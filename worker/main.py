@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import importlib.metadata
 import logging
 import os
 import socket
@@ -21,6 +22,7 @@ from worker import __version__
 from worker.app import create_app
 from worker.engine import sampling
 from worker.engine.engine import Engine
+from worker.engine.rows import UNMEASURED_ROWS, RowLimit
 from worker.engine.runner import Runner
 from worker.errors import ConfigurationError, DeviceUnavailable, StartError, WorkerError
 from worker.jobs.engine import EngineState
@@ -28,6 +30,7 @@ from worker.jobs.events import Event
 from worker.jobs.params import Limits, ModelFacts
 from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
+from worker.measured import MeasuredRows, cache_file
 from worker.metrics import Metrics
 from worker.models.registry import Checkpoint, identify
 from worker.models.schedulers import SCHEDULERS
@@ -39,6 +42,7 @@ STOP_ENGINE_S = 1.0
 STREAM_GRACE_S = 5.0
 LINGER_S = 1.0
 """How long the server still answers once the last job has ended, so that its pictures can be fetched."""
+MPS_ROWS = 4
 STATUSES = {
     EngineState.LOADING: WorkerStatus.STARTING,
     EngineState.READY: WorkerStatus.READY,
@@ -100,15 +104,16 @@ async def _run(
 ) -> int:
     loop = asyncio.get_running_loop()
     url = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
-    limits = Limits(queue_capacity=settings.queue_capacity, max_rows=settings.max_rows)
+    limits = Limits(queue_capacity=settings.queue_capacity)
+    rows = _row_limit(settings, device, checkpoint)
     failures: list[Exception] = []
 
     def make_runner() -> Runner[Any]:
         from worker.engine.denoiser import Denoiser  # torch comes in with this, when the port is open
 
-        fixed_rows = settings.max_rows if settings.numerics == "exact" else None
+        fixed_rows = rows.usual if settings.numerics == "exact" else None
         load = functools.partial(checkpoint.load, device)
-        return Denoiser(load, fixed_rows=fixed_rows, on_prompt=metrics.prompt_looked_up)
+        return Denoiser(load, fixed_rows=fixed_rows, on_prompt=metrics.prompt_looked_up, on_padding=metrics.padded)
 
     def on_engine_events(events: Sequence[tuple[str, Event]]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
@@ -124,13 +129,14 @@ async def _run(
                 loop.call_soon_threadsafe(server.begin_shutdown)
 
     metrics = Metrics()
+    metrics.watch(lambda: rows.usual, functools.partial(memory, device))
     engine: Engine[Any] = Engine(
         make_runner,
         JobQueue(settings.queue_capacity),
         on_engine_events,
         metrics,
         model_id=checkpoint.facts.id,
-        max_rows=settings.max_rows,
+        rows=rows,
         on_ready=on_engine_ready,
         on_stop=on_engine_stop,
     )
@@ -161,6 +167,25 @@ async def _run(
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _row_limit(settings: Settings, device: Device, checkpoint: Checkpoint) -> RowLimit:
+    """What the operator said; else what an earlier start measured, or what the engine will."""
+    facts = checkpoint.facts
+    if settings.max_rows is not None:
+        return RowLimit(settings.max_rows)
+    if settings.numerics == "exact":  # bytes must not depend on what was measured
+        return RowLimit(UNMEASURED_ROWS)
+    if device.backend == "mps":  # where large batches are known to go wrong
+        return RowLimit(MPS_ROWS)
+    kept = MeasuredRows(cache_file())
+    torch_version = importlib.metadata.version("torch")
+    key = f"{device.name}, {os.cpu_count()} processors; {checkpoint.fingerprint}, {facts.dtype}; torch {torch_version}"
+    return RowLimit(
+        native_pixels=facts.width * facts.height,
+        known=kept.get(key),
+        on_measured=functools.partial(kept.keep, key),
+    )
 
 
 def _tokens(settings: Settings) -> Tokens:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -33,8 +35,18 @@ class Metrics:
         self.duration = Histogram(
             "sdw_job_seconds", "From acceptance to completion", buckets=WAIT_BUCKETS_S, registry=registry
         )
-        self.step = Histogram("sdw_step_seconds", "One model call", buckets=STEP_BUCKETS_S, registry=registry)
+        self.step = Histogram(
+            "sdw_step_seconds",
+            "One model call, by the next power of two from its rows on",
+            ["rows"],
+            buckets=STEP_BUCKETS_S,
+            registry=registry,
+        )
         self.rows = Histogram("sdw_step_rows", "Rows in one model call", buckets=ROWS_BUCKETS, registry=registry)
+        self.row_limit = Gauge("sdw_row_limit", "Rows that one model call may have", registry=registry)
+        self.padding = Counter(
+            "sdw_padding_rows", "Rows computed for nobody, as exact numerics needs them", registry=registry
+        )
         self.text = Histogram(
             "sdw_encode_text_seconds", "Encoding one job's prompts", buckets=STEP_BUCKETS_S, registry=registry
         )
@@ -44,10 +56,19 @@ class Metrics:
         self.decode = Histogram(
             "sdw_decode_image_seconds", "Decoding one image", buckets=STEP_BUCKETS_S, registry=registry
         )
+        self.encode = Histogram(
+            "sdw_encode_image_seconds", "Encoding one image or preview", buckets=STEP_BUCKETS_S, registry=registry
+        )
+        self.memory = Gauge(
+            "sdw_memory_bytes",
+            "Memory of the device; for the CPU the machine's, and what of it is this process's",
+            ["kind"],
+            registry=registry,
+        )
 
     def stepped(self, seconds: float, rows: int) -> None:
         """One model call."""
-        self.step.observe(seconds)
+        self.step.labels(str(1 << (rows - 1).bit_length())).observe(seconds)
         self.rows.observe(rows)
 
     def encoded_text(self, seconds: float) -> None:
@@ -61,6 +82,14 @@ class Metrics:
     def decoded(self, seconds: float) -> None:
         """One image was decoded."""
         self.decode.observe(seconds)
+
+    def padded(self, rows: int) -> None:
+        """So many rows of a model call were padding."""
+        self.padding.inc(rows)
+
+    def encoded_image(self, seconds: float) -> None:
+        """One image or preview was encoded."""
+        self.encode.observe(seconds)
 
     def recorded(self, job: Job, event: Event) -> None:
         """One event of a job's life."""
@@ -77,6 +106,17 @@ class Metrics:
                 self.jobs.labels(job.status.value).inc()
                 if isinstance(event, Completed):
                     self.duration.observe(waited_s)
+
+    def watch(self, row_limit: Callable[[], int], memory: Callable[[], tuple[int | None, int | None]]) -> None:
+        """Ask these at every scrape: rows that a call may have; total and used bytes, None where they are not known."""
+        self.row_limit.set_function(row_limit)
+
+        def read(index: int) -> float:
+            known = memory()[index]
+            return math.nan if known is None else known
+
+        self.memory.labels("total").set_function(lambda: read(0))
+        self.memory.labels("used").set_function(lambda: read(1))
 
     def exposition(self, waiting: int, running: int) -> bytes:
         """The text that Prometheus scrapes."""

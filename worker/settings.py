@@ -33,7 +33,13 @@ class Settings(BaseSettings):
     numerics: Literal["fast", "exact"] = Field(
         "fast", description="exact: the same bytes alone and in any company, at the price of --max-rows rows each step"
     )
-    max_rows: int = Field(16, ge=2, le=1024, description="rows in one model call; a job with guidance has two an image")
+    max_rows: int | None = Field(
+        None,
+        ge=2,
+        le=1024,
+        description="rows in one model call; a job with guidance has two an image (default: as many as pay on this "
+        "device, measured while it is idle; 16 until then and in exact numerics)",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="what the model computes in")
     device_index: int = Field(0, ge=0, description="which CUDA device")
     drain_s: float = Field(25.0, ge=0, le=3600, description="seconds that running jobs get to finish at shutdown")

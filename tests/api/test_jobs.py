@@ -25,7 +25,6 @@ PARAMS = {
     "preview", "output", "priority", "on_disconnect", "timeout_s",
 }  # fmt: skip
 TIMINGS = {"queue_s", "encode_s", "denoise_s", "decode_s", "total_s"}
-ONE_AT_A_TIME = smaller(max_rows=2)
 
 
 def test_a_posted_job_is_accepted(serve: Serve) -> None:
@@ -132,7 +131,7 @@ def test_an_unknown_job_is_not_found(instant: ServedWorker) -> None:
 
 
 def test_position_counts_the_waiting_jobs_ahead(serve: Serve) -> None:
-    worker = serve(StepByStep(), limits=ONE_AT_A_TIME)
+    worker = serve(StepByStep(), max_rows=2)
     running = worker.post()["job_id"]
     worker.runner.wait_for_calls(1)
     first, second, third = (worker.post()["job_id"] for _ in range(3))
@@ -147,7 +146,7 @@ def test_position_counts_the_waiting_jobs_ahead(serve: Serve) -> None:
 
 
 def test_eta_is_unknown_until_something_was_measured_and_grows_along_the_queue(serve: Serve) -> None:
-    worker = serve(StepByStep(), limits=ONE_AT_A_TIME)
+    worker = serve(StepByStep(), max_rows=2)
     assert worker.post(steps=10)["eta_s"] is None
     worker.runner.wait_for_calls(1)
     worker.runner.allow(1)
@@ -179,7 +178,7 @@ def test_a_job_can_be_watched_by_polling(serve: Serve) -> None:
 
 
 def test_a_full_queue_refuses_with_a_time_to_come_back(serve: Serve) -> None:
-    worker = serve(NeverEnds(), limits=smaller(queue_capacity=2, max_rows=2))
+    worker = serve(NeverEnds(), limits=smaller(queue_capacity=2), max_rows=2)
     worker.post()
     worker.runner.wait_for_calls(1)
     waiting = [worker.post()["job_id"] for _ in range(2)]
@@ -194,7 +193,7 @@ def test_a_full_queue_refuses_with_a_time_to_come_back(serve: Serve) -> None:
 
 
 def test_a_waiting_job_is_cancelled_at_once(serve: Serve) -> None:
-    worker = serve(NeverEnds(), limits=ONE_AT_A_TIME)
+    worker = serve(NeverEnds(), max_rows=2)
     worker.post()
     worker.runner.wait_for_calls(1)
     job_id = worker.post()["job_id"]
@@ -228,7 +227,7 @@ def test_a_running_job_is_cancelled_within_a_step_and_its_neighbour_is_not_touch
 
 
 def test_the_next_job_is_not_hit_by_a_cancel_that_came_late(serve: Serve) -> None:
-    worker = serve(StepByStep(), limits=ONE_AT_A_TIME)
+    worker = serve(StepByStep(), max_rows=2)
     first, second = worker.post(steps=1)["job_id"], worker.post(steps=1)["job_id"]
     worker.runner.wait_for_calls(1)
     worker.client.delete(f"/v1/jobs/{first}")
@@ -278,7 +277,7 @@ def test_a_job_that_fails_does_not_take_its_neighbours_along(serve: Serve) -> No
 
 
 def test_a_waiting_job_is_cancelled_when_its_time_is_over(serve: Serve) -> None:
-    worker = serve(NeverEnds(), limits=ONE_AT_A_TIME)
+    worker = serve(NeverEnds(), max_rows=2)
     worker.post()
     worker.runner.wait_for_calls(1)
     events = worker.stream(worker.post(timeout_s=0.05)["job_id"])
@@ -329,7 +328,7 @@ def test_the_last_page_that_is_full_has_no_next(serve: Serve) -> None:
 
 
 def test_the_list_is_filtered_by_status_and_paged_then(serve: Serve) -> None:
-    worker = serve(StepByStep(), limits=ONE_AT_A_TIME)
+    worker = serve(StepByStep(), max_rows=2)
     running = worker.post()["job_id"]
     worker.runner.wait_for_calls(1)
     first, gone, last = (worker.post()["job_id"] for _ in range(3))
@@ -395,7 +394,7 @@ def test_the_same_key_with_another_body_is_refused(instant: ServedWorker) -> Non
 
 
 def test_a_known_key_is_answered_when_the_queue_is_full(serve: Serve) -> None:
-    worker = serve(NeverEnds(), limits=smaller(queue_capacity=1, max_rows=2))
+    worker = serve(NeverEnds(), limits=smaller(queue_capacity=1), max_rows=2)
     worker.post()
     worker.runner.wait_for_calls(1)
     key = {"Idempotency-Key": "k"}
@@ -407,7 +406,7 @@ def test_a_known_key_is_answered_when_the_queue_is_full(serve: Serve) -> None:
 
 
 def test_a_refused_post_does_not_use_up_its_key(serve: Serve) -> None:
-    worker = serve(NeverEnds(), limits=smaller(queue_capacity=1, max_rows=2))
+    worker = serve(NeverEnds(), limits=smaller(queue_capacity=1), max_rows=2)
     worker.post()
     worker.runner.wait_for_calls(1)
     waiting = worker.post()["job_id"]

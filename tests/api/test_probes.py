@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.conftest import eventually
 from tests.fakes import FACTS, LIMITS, FailsToLoad, LoadsWhenTold, LosesDevice, StepByStep
-from tests.serving import ServedWorker, events_of, smaller
+from tests.serving import ServedWorker, events_of
 
 Serve = Callable[..., ServedWorker]
 
@@ -88,7 +89,7 @@ def test_every_sampler_that_info_names_is_accepted(instant: ServedWorker) -> Non
 
 
 def test_metrics(serve: Serve) -> None:
-    worker = serve(StepByStep(), limits=smaller(max_rows=2))
+    worker = serve(StepByStep(), max_rows=2)
     with worker.client.stream("GET", worker.post()["sse_url"]) as response:
         worker.runner.wait_for_calls(1)
         worker.post()
@@ -101,7 +102,11 @@ def test_metrics(serve: Serve) -> None:
         assert list(events_of(response))[-1].name == "completed"
     eventually(lambda: samples_of(worker.client.get("/metrics").text).get('sdw_jobs_total{status="completed"}') == 2)
     samples = samples_of(worker.client.get("/metrics").text)
-    assert samples["sdw_step_seconds_count"] == 8
+    assert samples['sdw_step_seconds_count{rows="2"}'] == samples["sdw_step_rows_count"] == 8
+    assert samples["sdw_encode_image_seconds_count"] == 2
+    assert (samples["sdw_row_limit"], samples["sdw_padding_rows_total"]) == (2, 0)
+    assert samples['sdw_memory_bytes{kind="total"}'] == 1000
+    assert math.isnan(samples['sdw_memory_bytes{kind="used"}']), "what is not known is no number"
     assert samples["sdw_decode_image_seconds_count"] == 2
     assert samples["sdw_job_seconds_count"] == samples["sdw_first_step_seconds_count"] == 2
     assert all(name.startswith("sdw_") for name in samples)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.conftest import eventually
 from tests.fakes import DrawsNoise, FailsToOpen, LosesDevice, NeverEnds, StepByStep
-from tests.serving import WAIT_S, ServedWorker, SseEvent, events_of, smaller
+from tests.serving import WAIT_S, ServedWorker, SseEvent, events_of
 from worker.api import stream
 
 Serve = Callable[..., ServedWorker]
@@ -33,7 +33,6 @@ KEYS = {
 }
 ENDINGS = ("completed", "failed", "cancelled")
 IMAGE = {"index", "url", "seed", "width", "height", "format", "bytes"}
-ONE_AT_A_TIME = smaller(max_rows=2)
 
 
 def check_whole(events: list[SseEvent], job_id: str) -> list[SseEvent]:
@@ -127,7 +126,7 @@ def test_progress_comes_while_the_job_runs(serve: Serve) -> None:
 
 
 def test_position_is_told_again_when_it_changes_and_at_most_once_a_second(serve: Serve) -> None:
-    worker = serve(StepByStep(), limits=ONE_AT_A_TIME)
+    worker = serve(StepByStep(), max_rows=2)
     worker.post()
     worker.runner.wait_for_calls(1)
     others = [worker.post()["job_id"] for _ in range(2)]
@@ -145,7 +144,7 @@ def test_position_is_told_again_when_it_changes_and_at_most_once_a_second(serve:
 
 
 def test_a_job_of_higher_priority_pushes_others_back_and_they_are_told(serve: Serve) -> None:
-    worker = serve(StepByStep(), limits=ONE_AT_A_TIME)
+    worker = serve(StepByStep(), max_rows=2)
     worker.post()
     worker.runner.wait_for_calls(1)
     with reading(worker, worker.post()["job_id"]) as events:
@@ -313,7 +312,7 @@ def test_a_job_may_be_cancelled_when_the_last_of_two_readers_leaves(serve: Serve
 
 
 def test_a_waiting_job_is_cancelled_when_its_reader_leaves(serve: Serve) -> None:
-    worker = serve(NeverEnds(), limits=ONE_AT_A_TIME)
+    worker = serve(NeverEnds(), max_rows=2)
     worker.post()
     worker.runner.wait_for_calls(1)
     job_id = worker.post(on_disconnect="cancel")["job_id"]

@@ -156,3 +156,17 @@ class NeedsItsMemoryBack(Instant):
 
     def allow_all(self) -> None:
         gc.enable()
+
+
+class TakesItsTime(Instant):
+    """A device that is full with `full_at` rows; at that many it raises `error` instead, if there is one."""
+
+    def __init__(self, full_at: int, error: Exception | None = None) -> None:
+        super().__init__()
+        self._full_at = full_at
+        self._error = error
+
+    def time_call(self, rows: int) -> float:
+        if rows >= self._full_at and self._error is not None:
+            raise self._error
+        return 0.010 * max(1.0, rows / self._full_at)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from tests.fakes import PATIENCE_S, Instant, make_params
 from worker.engine.engine import STALL_S, Engine
+from worker.engine.rows import RowLimit
 from worker.engine.runner import Runner
 from worker.jobs.events import CancelReason, Completed, Ending, Event, Failed, Preview, Progress, Started
 from worker.jobs.queue import JobQueue, Work
@@ -55,6 +56,7 @@ class Gauge:
         self.rows: list[int] = []
         self.texts = 0
         self.pictures = 0
+        self.encoded = 0
 
     def stepped(self, seconds: float, rows: int) -> None:
         self.rows.append(rows)
@@ -65,6 +67,9 @@ class Gauge:
     def decoded(self, seconds: float) -> None:
         self.pictures += 1
 
+    def encoded_image(self, seconds: float) -> None:
+        self.encoded += 1
+
 
 class Rig:
     """A started engine. `close` stops it and checks that every job it was given has one ending, and that last."""
@@ -74,6 +79,8 @@ class Rig:
         runner: Runner[Any] | Exception,
         *,
         max_rows: int = 16,
+        rows: RowLimit | None = None,
+        rows_under_way: int = 0,
         capacity: int = 1000,
         stall_s: float = STALL_S,
         start: bool = True,
@@ -91,7 +98,8 @@ class Rig:
             self.told,
             self.gauge,
             model_id="fake",
-            max_rows=max_rows,
+            rows=rows or RowLimit(max_rows),
+            rows_under_way=rows_under_way,
             stall_s=stall_s,
             on_ready=self.ready.set,
             on_stop=self._on_stop,

@@ -56,6 +56,13 @@ class Formula:
         told = conditioning["hidden"].mean(dim=(1, 2)) / 10 + timesteps / 1000
         return latents.tanh() * told[:, None, None, None]
 
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        shades = torch.nn.functional.avg_pool2d(pixels, 8) - COLOURS[-1][None, :, None, None]
+        # What painting does not see carries something else, as a VAE's latents do.
+        unseen = torch.linalg.svd(COLOURS[:-1]).U[:, -1]  # [4]
+        latents = torch.einsum("nrhw,rc->nchw", shades, torch.linalg.pinv(COLOURS[:-1]))
+        return latents + torch.einsum("nhw,c->nchw", shades.square().sum(dim=1), unseen)
+
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
         self.decoded.append(precise)
         colours = torch.einsum("nchw,cr->nrhw", latents, COLOURS[:-1]) + COLOURS[-1][None, :, None, None]
@@ -314,7 +321,7 @@ def test_pixels_are_rounded_and_not_wrapped() -> None:
 
 
 def test_the_preview_map_finds_how_a_model_paints() -> None:
-    assert torch.allclose(preview.fit(Formula())[0], COLOURS, atol=1e-4)
+    assert torch.allclose(preview.fit(Formula()), COLOURS, atol=1e-4)
 
 
 def test_a_preview_is_of_the_clean_latent_that_is_predicted() -> None:
@@ -352,12 +359,3 @@ def test_a_model_whose_schedule_is_not_built_is_refused() -> None:
     model.scheduler_config = {"beta_schedule": "squaredcos_cap_v2"}
     with pytest.raises(ModelUnusable, match="squaredcos_cap_v2"):
         loaded(model)
-
-
-def test_only_a_small_model_whose_vae_is_far_from_linear_is_asked_for_previews() -> None:
-    model = Formula()
-    little = replace(model.facts, width=128, height=128)
-    large = replace(model.facts, width=512, height=512)
-    for facts, explained, decodes in ((little, 0.3, True), (little, 0.9, False), (large, 0.3, False)):
-        model.facts = facts
-        assert preview.wants_decoder(model, explained) is decodes

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import eventually
-from tests.engine.fakes import HoldsEncoders
+from tests.engine.fakes import HoldsEncoders, TakesItsTime
 from tests.engine.rig import Rig
 from tests.fakes import PREVIEW, Instant, LoadsWhenTold, NeverEnds, StepByStep
+from worker.engine.rows import RowLimit
+from worker.errors import OutOfMemory as OutOfMemoryError
 from worker.jobs.engine import EngineState, Snapshot
 from worker.jobs.events import Cancelled, CancelReason, Completed, Preview, Progress, Started
 from worker.jobs.params import ImageFormat, PreviewParams, Priority
@@ -115,6 +117,33 @@ def test_nobody_is_taken_up_while_all_rows_are_in_use(start: Start) -> None:
     runner.allow_all()
     rig.wait_ended()
     assert seeds(runner) == [[1, 2]] * 3 + [[2]]
+
+
+def test_a_short_job_need_not_wait_for_eight_long_ones_that_fill_every_call(start: Start) -> None:
+    rig = start(runner := StepByStep(), max_rows=16, rows_under_way=32)
+    long = [rig.post(steps=50, guidance_scale=5.0) for _ in range(8)]
+    runner.allow(8)
+    runner.wait_for_calls(9)
+    assert len(runner.calls[7]) == 8, "sixteen rows"
+    short = rig.post(steps=4, guidance_scale=5.0)
+    runner.allow(5)  # the call that has begun, and four more
+    rig.wait_ended(short)
+    assert sum(9 in call for call in seeds(runner)) == 4
+    assert all(len(call) == 8 for call in runner.calls[8:13])
+    assert all(rig.told.ending(job) is None for job in long)
+
+
+@pytest.mark.parametrize("error", [None, OutOfMemoryError("full"), RuntimeError("broken")])
+def test_what_pays_is_measured_while_nothing_is_to_be_drawn(start: Start, error: Exception | None) -> None:
+    told: list[int] = []
+    limit = RowLimit(native_pixels=64 * 64, on_measured=told.append)
+    rig = start(runner := TakesItsTime(full_at=8, error=error), rows=limit)
+    eventually(lambda: told)
+    assert told == [limit.usual] == [8 if error is None else 4]
+    jobs = [rig.post(steps=3) for _ in range(12)]
+    rig.wait_ended(*jobs)
+    assert max(len(call) for call in runner.calls) <= limit.usual
+    assert rig.reason is None
 
 
 def test_sizes_that_cannot_share_a_call_take_turns(start: Start) -> None:

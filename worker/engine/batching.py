@@ -1,10 +1,20 @@
-"""Who steps next: a policy over drawings that knows keys, rows, pixels and turns, and no tensors."""
+"""Who steps next: a policy over drawings that knows keys, rows, pixels, steps and turns, and no tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 
 from worker.engine.runner import D
+
+OLDEST_FIRST_EVERY = 4
+"""Every so manieth call of a key goes to those that waited longest."""
+
+
+@dataclass(slots=True)
+class _Share:
+    had: float
+    calls: int = 0
 
 
 class Batching:
@@ -13,29 +23,35 @@ class Batching:
     A key's share of the device goes with the rows it has waiting, so that a picture gets as much of the device's time
     beside others of its size as beside any other sizes. Whoever comes new starts level with the one who had least:
     nobody can save up.
+
+    Within a key, where not all fit into one call, newcomers go first, so that their client sees a step at once, and
+    then whoever's job has least left: short jobs pass long ones, and equal ones end one after the other instead of all
+    together at the end. Every fourth call takes those that waited longest, so that nobody starves.
     """
 
     def __init__(self) -> None:
-        self._had: dict[Hashable, float] = {}
+        self._shares: dict[Hashable, _Share] = {}
 
-    def choose(self, drawings: Iterable[D], max_rows: Callable[[Hashable], int]) -> list[D]:
-        """The drawings for the next model call: those of one key, as many as fit into `max_rows` of it.
+    def choose(self, drawings: Iterable[D], max_rows: Callable[[Hashable, int], int]) -> list[D]:
+        """The drawings for the next model call: those of one key, as many as fit into `max_rows` of it and its pixels.
 
-        Within a key those that waited longest go first, and the first always fits; among equals those that are behind,
-        so that a job's images stay within a step of each other.
+        The first always fits. Of one job's images those that are behind go first.
         """
         waiting: dict[Hashable, list[D]] = {}
         for drawing in sorted((one for one in drawings if not one.done), key=lambda one: (one.turn, one.step)):
             waiting.setdefault(drawing.key, []).append(drawing)
-        least = min((had for key, had in self._had.items() if key in waiting), default=0.0)
-        self._had = {key: self._had.get(key, least) for key in waiting}
+        least = min((share.had for key, share in self._shares.items() if key in waiting), default=0.0)
+        self._shares = {key: self._shares.get(key) or _Share(least) for key in waiting}
         if not waiting:
             return []
         # Of equals the one whose first drawing waited longest: the order of the dictionary.
-        key = min(waiting, key=self._had.__getitem__)
-        batch = fill(waiting[key], max_rows(key))
-        share = sum(one.rows for one in waiting[key])
-        self._had[key] += sum(one.rows * one.pixels for one in batch) / share
+        key = min(waiting, key=lambda key: self._shares[key].had)
+        candidates, share = waiting[key], self._shares[key]
+        share.calls += 1
+        if share.calls % OLDEST_FIRST_EVERY:
+            candidates = sorted(candidates, key=lambda one: (one.step > 0, one.job_left, one.step))
+        batch = fill(candidates, max_rows(key, candidates[0].pixels))
+        share.had += sum(one.rows * one.pixels for one in batch) / sum(one.rows for one in candidates)
         return batch
 
 

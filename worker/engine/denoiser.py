@@ -5,6 +5,7 @@ Knows tensors, samplers and guidance; knows nothing of queues, jobs' lives or an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,7 +63,8 @@ class Denoiser:
 
     With `fixed_rows` the model always sees so many rows, the rest of them padding. Another number of rows takes other
     kernels, which round otherwise; with the same number a picture's bytes are the same alone and in any company.
-    `on_prompt` hears of every prompt whether its encoding was kept from an earlier job.
+    `on_prompt` hears of every prompt whether its encoding was kept from an earlier job, `on_padding` how many rows of
+    a call were padding.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class Denoiser:
         *,
         fixed_rows: int | None = None,
         on_prompt: Callable[[bool], None] = lambda hit: None,
+        on_padding: Callable[[int], None] = lambda rows: None,
     ) -> None:
         self._load_model = load_model
         self._fixed_rows = fixed_rows
         self._on_prompt = on_prompt
+        self._on_padding = on_padding
 
     def load(self, report: Callable[[float], None]) -> None:
         """Load the model, and fit the preview map to its VAE."""
@@ -85,8 +89,7 @@ class Denoiser:
             raise ModelUnusable(f"the model's scheduler configuration is not supported: {unsupported}") from None
         self._prompts = Cache(self._model.encode_prompt, on_get=self._on_prompt)
         self._plans = Cache(self._plan)
-        self._colour_map, explained = preview.fit(self._model)
-        self._decodes_previews = preview.wants_decoder(self._model, explained)
+        self._colour_map = preview.fit(self._model)
         report(1.0)
 
     @torch.inference_mode()
@@ -181,15 +184,30 @@ class Denoiser:
         def padded(tensor: torch.Tensor) -> torch.Tensor:
             return torch.cat([tensor, tensor[:1].expand(padding, *tensor.shape[1:])])
 
+        self._on_padding(padding)
         conditioning = {name: padded(tensor) for name, tensor in tensors.items()}
         return self._model.predict(padded(rows), padded(timesteps), conditioning)[: len(rows)].float()
+
+    @torch.inference_mode()
+    def time_call(self, rows: int) -> float:
+        """The faster of two calls after a first one, which finds kernels and memory."""
+        with _mapped_errors():
+            facts = self._model.facts
+            latents = torch.randn((rows, *self._model.latent_shape(facts.width, facts.height))).to(self._model.device)
+            timesteps = torch.full((rows,), 500.0, device=self._model.device)
+            prompt = self._model.encode_prompt("")
+            tensors = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in prompt.tensors.items()}
+            seconds = []
+            for _ in range(3):
+                started = time.perf_counter()
+                self._model.predict(latents, timesteps, tensors)[0, 0, 0, 0].item()  # a value waits for the device
+                seconds.append(time.perf_counter() - started)
+            return min(seconds[1:])
 
     @torch.inference_mode()
     def preview(self, drawing: LatentDrawing) -> Pixels:
         """From the predicted clean latent, which is clear long before the noisy one."""
         with _mapped_errors():
-            if self._decodes_previews:
-                return preview.to_pixels(self._model.decode(drawing.predicted[None]).float()[0].permute(1, 2, 0))
             return preview.apply(drawing.predicted, self._colour_map)
 
     @torch.inference_mode()

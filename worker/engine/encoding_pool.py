@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,9 +20,10 @@ THREADS = 2
 class EncodingPool:
     """A job is completed by whichever thread brings its last outstanding preview or picture."""
 
-    def __init__(self, outbox: Outbox, model_id: str) -> None:
+    def __init__(self, outbox: Outbox, model_id: str, on_encoded: Callable[[float], None]) -> None:
         self._outbox = outbox
         self._model_id = model_id
+        self._on_encoded = on_encoded
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="encoding")
 
     def preview(self, run: JobRun[Any], asked: PreviewParams, drawing: Drawing, pixels: Pixels) -> None:
@@ -53,8 +55,11 @@ class EncodingPool:
 
     def _submit(self, run: JobRun[Any], encode: Callable[[], Image | None]) -> None:
         def work() -> None:
+            started = time.monotonic()
             try:
-                images = run.pictures.arrived(encode())
+                encoded = encode()
+                self._on_encoded(time.monotonic() - started)
+                images = run.pictures.arrived(encoded)
             except Exception as error:
                 self._outbox.send(run, run.failure(error))
             else:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Generic, Protocol
 
 from worker.engine.batching import Batching
 from worker.engine.encoding_pool import EncodingPool
 from worker.engine.outbox import Outbox, Sink
+from worker.engine.rows import RowLimit
 from worker.engine.run import JobRun
 from worker.engine.runner import D, DeviceLost, Runner
 from worker.errors import EngineFailed, OutOfMemory, StartError
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 ADMIT_AT_ONCE = 2
 """Jobs taken up between two steps, so that a burst of newcomers does not hold up those that run."""
+ROWS_UNDER_WAY = 32
+"""Jobs are taken up to so many rows, even where one call has fewer: a short job need not wait for long ones to end."""
 IDLE_WAIT_S = 0.5
 STALL_S = 60.0
 """Without a sign of life for this long, and for twenty usual steps, the engine counts as stuck."""
@@ -44,6 +47,9 @@ class Meter(Protocol):
     def decoded(self, seconds: float) -> None:
         """One image's latents."""
 
+    def encoded_image(self, seconds: float) -> None:
+        """One image or preview, in a thread of the encoding pool."""
+
 
 class Engine(Generic[D]):
     """`sink` is called from the engine's threads with (job id, event) pairs, once a step for all jobs.
@@ -60,7 +66,8 @@ class Engine(Generic[D]):
         meter: Meter,
         *,
         model_id: str,
-        max_rows: int,
+        rows: RowLimit,
+        rows_under_way: int = ROWS_UNDER_WAY,
         stall_s: float = STALL_S,
         on_ready: Callable[[], None] = lambda: None,
         on_stop: Callable[[Exception | None], None] = lambda reason: None,
@@ -69,8 +76,8 @@ class Engine(Generic[D]):
         self._queue = queue
         self._outbox = Outbox(sink)
         self._meter = meter
-        self._max_rows = max_rows
-        self._fitting_rows: dict[Hashable, int] = {}
+        self._rows = rows
+        self._rows_under_way = rows_under_way
         self._batching = Batching()
         self._stall_s = stall_s
         self._on_ready = on_ready
@@ -85,7 +92,7 @@ class Engine(Generic[D]):
         self._alive_at = time.monotonic()
         self._step_s: float | None = None
         self._image_step_s: float | None = None
-        self._encoders = EncodingPool(self._outbox, model_id)
+        self._encoders = EncodingPool(self._outbox, model_id, meter.encoded_image)
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
     # What the front calls, from its own thread.
@@ -183,27 +190,42 @@ class Engine(Generic[D]):
         self._drop_cancelled()
         self._admit()
         self._outbox.flush()
-        batch = self._batching.choose(self._drawings(), self._rows_for)
+        batch = self._batching.choose(self._drawings(), self._rows.of)
         if batch:
             self._step(batch)
             self._tell_progress()
         retired = self._retire()
         self._outbox.flush()
-        if not batch and not retired:
+        if not batch and not retired and not self._measure_rows():
             self._queue.wait(IDLE_WAIT_S)
 
-    def _rows_for(self, key: Hashable) -> int:
-        """The rows of one call: as many as are allowed, or as were seen to fit into memory."""
-        return self._fitting_rows.get(key, self._max_rows)
+    def _measure_rows(self) -> bool:
+        """One call nearer to knowing how many rows pay, while there is nothing to draw; False if that is known."""
+        rows = self._rows.wanted
+        if rows is None or self._draining:
+            return False
+        try:
+            self._rows.timed(rows, self._runner.time_call(rows))
+        except DeviceLost:
+            raise
+        except Exception as error:
+            if not isinstance(error, OutOfMemory):
+                logger.warning("%d rows in one call cannot be timed", rows, exc_info=error)
+            self._rows.too_many()
+        return True
 
     def _drawings(self) -> list[D]:
+        for run in self._runs.values():
+            left = run.remaining_image_steps
+            for drawing in run.drawings:
+                drawing.job_left = left
         return [drawing for run in self._runs.values() for drawing in run.drawings]
 
     def _admit(self) -> None:
         """Take up waiting jobs while rows are free."""
         for _ in range(ADMIT_AT_ONCE):
-            rows = sum(drawing.rows for drawing in self._drawings())
-            if self._draining or rows >= self._max_rows:
+            rows = sum(drawing.rows for run in self._runs.values() for drawing in run.drawings)
+            if self._draining or rows >= max(self._rows.usual, self._rows_under_way):
                 return
             work = self._queue.take()
             if work is None:
@@ -245,7 +267,8 @@ class Engine(Generic[D]):
         # Only here, where the error is gone, are the tensors of the failed call freed.
         half = len(batch) // 2
         if out_of_memory:
-            fitting = self._fitting_rows[batch[0].key] = max(2, sum(drawing.rows for drawing in batch[:half]))
+            fitting = max(2, sum(drawing.rows for drawing in batch[:half]))
+            self._rows.overflowed(batch[0].key, fitting)
             logger.warning("out of memory at %d images of one size; %d rows of it from now on", len(batch), fitting)
         self._step(batch[:half])
         # The first half may have ended a job that has images in the second.

@@ -26,7 +26,8 @@ class DeviceLost(Exception):
 class Drawing:
     """One image of one job on its way from noise to pixels. Drawings with equal keys can share a model call.
 
-    `rows` is what it takes up in that call, each of `pixels`; `turn` when it last stepped (the engine's clock).
+    `rows` is what it takes up in that call, each of `pixels`; `turn` when it last stepped (the engine's clock);
+    `job_left` the steps that all images of its job have still to do.
     """
 
     key: Hashable
@@ -37,6 +38,7 @@ class Drawing:
     steps: int
     step: int = 0
     turn: int = 0
+    job_left: int = 0
 
     @property
     def done(self) -> bool:
@@ -57,6 +59,9 @@ class Runner(Protocol[D]):
 
     def step(self, batch: Sequence[D]) -> None:
         """Advance every drawing by one step with one model call; on an error none has changed."""
+
+    def time_call(self, rows: int) -> float:
+        """The seconds of a model call over so many rows of the model's own size, once it is warm. May lack memory."""
 
     def preview(self, drawing: D) -> Pixels:
         """What the picture looks like so far, at any resolution up to its own."""

@@ -108,7 +108,6 @@ class Limits:
     """What the worker accepts at most (and at least), each by its name in `/v1/info`."""
 
     queue_capacity: int
-    max_rows: int
     body_bytes: int = 10_000_000
     prompt_characters: int = 4000
     min_side_px: int = 64

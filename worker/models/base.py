@@ -49,5 +49,8 @@ class Model(Protocol):
         `latents`  # [rows, C, h, w] in fp32;  `timesteps`  # [rows];  `conditioning`  # each [rows, ...]
         """
 
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The clean latent, at its most likely  # [1, C, h, w], of pixels from -1 to 1.  # [1, 3, H, W]"""
+
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
         """Pixels from -1 to 1  # [1, 3, H, W], from one clean latent  # [1, C, h, w]; `precise` computes in fp32."""

@@ -63,6 +63,12 @@ class Checkpoint:
     family: Family
     facts: ModelFacts
 
+    @property
+    def fingerprint(self) -> str:
+        """Tells this model from others of its name by the size of its denoiser."""
+        size = sum(path.stat().st_size for path in (self.folder / "unet").glob("*.safetensors"))
+        return f"{self.facts.id}, {size} bytes"
+
     def load(self, device: Device, report: Callable[[float], None]) -> Model:
         """Read the weights onto `device`. Slow; imports torch. Raises ModelUnusable."""
         module, _, function = self.family.loader.partition(":")

@@ -79,6 +79,13 @@ class StableDiffusion:
         return cast(torch.Tensor, output)
 
     @torch.inference_mode()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Through the VAE, the mode of its posterior, scaled as the UNet knows it."""
+        with self._vae_in(self._vae_dtype(precise=False)) as vae:
+            posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
+            return cast(torch.Tensor, posterior.mode() * vae.config.scaling_factor)
+
+    @torch.inference_mode()
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
         """Through the VAE, in fp32 if asked or if the checkpoint says that its VAE overflows in less."""
         with self._vae_in(self._vae_dtype(precise)) as vae:

@@ -1,0 +1,77 @@
+"""How many rows a model call may have, on devices that are full sooner or later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from worker.engine.rows import LONGEST_CALL_S, MOST_ROWS, UNMEASURED_ROWS, RowLimit
+
+
+def measure(seconds: Callable[[int], float]) -> tuple[RowLimit, list[int], list[int]]:
+    """A limit that measured a device which takes `seconds` for so many rows; what was timed, what it told."""
+    told: list[int] = []
+    timed: list[int] = []
+    limit = RowLimit(native_pixels=100, on_measured=told.append)
+    while (rows := limit.wanted) is not None:
+        timed.append(rows)
+        limit.timed(rows, seconds(rows))
+    return limit, timed, told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pays"),
+    [
+        (lambda rows: 0.010 * rows, 2),  # full with one picture
+        (lambda rows: 0.010 + 0.0001 * rows, MOST_ROWS),  # never full
+        (lambda rows: 0.010 * max(1.0, rows / 16), 16),  # full with sixteen rows
+        (lambda rows: 0.010 * rows * (1.0 if rows < 16 else 1.3), 2),  # slower when it is overfull
+    ],
+)
+def test_the_fewest_rows_that_bring_the_best_rate_are_enough(seconds: Callable[[int], float], pays: int) -> None:
+    limit, timed, told = measure(seconds)
+    assert limit.usual == pays
+    assert told == [pays]
+    assert timed == [2 * 2**k for k in range(len(timed))]
+
+
+def test_measuring_never_makes_a_call_that_is_likely_to_be_long() -> None:
+    _, timed, _ = measure(lambda rows: 0.020 * rows * 0.7 ** (rows.bit_length()))
+    assert all(0.020 * rows * 0.7 ** (rows.bit_length()) <= 1.2 * LONGEST_CALL_S for rows in timed)
+    limit, timed, _ = measure(lambda rows: 30.0 * rows)
+    assert (limit.usual, timed) == (2, [2])
+
+
+def test_a_call_that_cannot_be_made_ends_the_measuring() -> None:
+    limit = RowLimit(native_pixels=100)
+    limit.timed(2, 0.010)
+    limit.timed(4, 0.011)
+    limit.too_many()
+    assert (limit.wanted, limit.usual) == (None, 4)
+    limit = RowLimit(native_pixels=100)
+    limit.too_many()
+    assert (limit.wanted, limit.usual) == (None, 2)
+
+
+def test_until_it_is_measured_there_is_a_usual_number_and_what_is_known_is_not_measured_again() -> None:
+    assert RowLimit(native_pixels=100).usual == UNMEASURED_ROWS
+    known = RowLimit(native_pixels=100, known=6)
+    assert (known.wanted, known.usual) == (None, 6)
+
+
+def test_a_call_of_larger_pictures_is_full_with_fewer_rows() -> None:
+    limit = RowLimit(native_pixels=100, known=16)
+    assert [limit.of("any", pixels) for pixels in (25, 100, 400, 10_000)] == [64, 16, 4, 2]
+
+
+def test_the_operators_word_holds_for_every_size_and_is_never_measured() -> None:
+    limit = RowLimit(6)
+    assert limit.wanted is None
+    assert [limit.of("any", pixels) for pixels in (25, 10_000)] == [6, 6]
+
+
+def test_what_did_not_fit_into_memory_is_remembered_for_its_key_alone() -> None:
+    limit = RowLimit(8)
+    limit.overflowed("large", 4)
+    assert [limit.of(key, 100) for key in ("large", "small")] == [4, 8]
