@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 Backend = Literal["cpu", "cuda", "mps"]
+BF16_UNITS = {"amx_bf16", "avx512_bf16", "bf16"}
+"""Processor flags, of x86 and of Arm."""
 
 
 class NoSuchDevice(Exception):
@@ -45,6 +48,16 @@ def find_device(backend: Backend, index: int = 0) -> Device:
             return Device("mps", "mps", platform.processor() or "Apple GPU")
 
 
+def usual_dtype(device: Device, flags: Set[str] | None = None) -> str:
+    """Half precision where the device has units for it: without them a CPU is slower in bfloat16 than in float32.
+
+    `flags` are the processor's features as the kernel names them; it is asked if they are not given.
+    """
+    if device.backend != "cpu":
+        return "float16"
+    return "bfloat16" if BF16_UNITS & (_processor_flags() if flags is None else flags) else "float32"
+
+
 def memory(device: Device) -> tuple[int | None, int | None]:
     """(total, used) bytes of the device; of the machine and of this process for the CPU."""
     if device.backend == "cpu":
@@ -58,13 +71,22 @@ def memory(device: Device) -> tuple[int | None, int | None]:
 
 
 def _processor() -> str:
+    return _processor_line("model name") or platform.processor() or platform.machine()
+
+
+def _processor_flags() -> set[str]:
+    return set((_processor_line("flags") or _processor_line("Features") or "").split())
+
+
+def _processor_line(name: str) -> str | None:
+    """What the kernel says of the first processor; Linux alone."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+            if line.startswith(name):
                 return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return None
 
 
 def _machine_bytes() -> int | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from shared_worker.auth import Tokens, is_loopback
 from shared_worker.contract import MemoryInfo, QueueInfo, WorkerInfo, WorkerStatus
-from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory
+from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory, usual_dtype
 from worker import __version__
 from worker.app import create_app
 from worker.engine import sampling
@@ -37,7 +37,6 @@ from worker.models.schedulers import SCHEDULERS
 from worker.server import make_server
 from worker.settings import Settings, read_settings
 
-AUTO_DTYPE = {"cpu": "float32", "cuda": "float16", "mps": "float16"}
 STOP_ENGINE_S = 1.0
 STREAM_GRACE_S = 5.0
 LINGER_S = 1.0
@@ -93,8 +92,12 @@ def _serve(settings: Settings, backend: Backend) -> int:
         device = find_device(backend, settings.device_index)
     except NoSuchDevice as missing:
         raise DeviceUnavailable(str(missing)) from None
-    dtype = AUTO_DTYPE[backend] if settings.dtype == "auto" else settings.dtype
-    checkpoint = identify(settings.model, dtype=dtype, samplers=tuple(sorted([*sampling.SAMPLERS, *SCHEDULERS])))
+    checkpoint = identify(
+        settings.model,
+        dtype=None if settings.dtype == "auto" else settings.dtype,
+        usual_dtype=usual_dtype(device),
+        samplers=tuple(sorted([*sampling.SAMPLERS, *SCHEDULERS])),
+    )
     listener = _listen(settings.host, settings.port)
     return asyncio.run(_run(settings, device, checkpoint, tokens, listener))
 

@@ -80,8 +80,27 @@ def test_a_models_maker_sets_its_defaults(folder: Path) -> None:
     assert (facts.steps, facts.guidance_scale, facts.sampler, facts.width, facts.height) == (12, 3, "ddim", 96, 32)
 
 
+def test_the_dtype_is_the_operators_or_the_makers_or_the_devices_usual_one(folder: Path) -> None:
+    def dtype(asked: str | None) -> str:
+        return identify(str(folder), dtype=asked, samplers=SAMPLERS, usual_dtype="float16").facts.dtype
+
+    assert (dtype(None), dtype("float32")) == ("float16", "float32")
+    (folder / DEFAULTS_FILE).write_text('{"dtype": "bfloat16"}', encoding="utf-8")
+    assert (dtype(None), dtype("float32")) == ("bfloat16", "float32")
+
+
 @pytest.mark.parametrize(
-    "defaults", [{"steps": "12"}, {"steps": True}, {"steps": 0}, {"sampler": "magic"}, {"id": "x"}, {"colour": 1}, []]
+    "defaults",
+    [
+        {"steps": "12"},
+        {"steps": True},
+        {"steps": 0},
+        {"sampler": "magic"},
+        {"id": "x"},
+        {"dtype": "int8"},
+        {"colour": 1},
+        [],
+    ],
 )
 def test_defaults_that_mean_nothing_are_refused(folder: Path, defaults: object) -> None:
     (folder / DEFAULTS_FILE).write_text(json.dumps(defaults), encoding="utf-8")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory
+from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory, usual_dtype
 
 WITHOUT_TORCH = """
 import sys
@@ -80,3 +80,12 @@ def test_no_such_backend_here(torch: SimpleNamespace) -> None:
         find_device("cuda")
     with pytest.raises(NoSuchDevice, match=r"^no MPS device: .*Apple"):
         find_device("mps")
+
+
+def test_half_precision_is_usual_where_the_device_has_units_for_it() -> None:
+    cpu = Device("cpu", "cpu", "a processor")
+    assert usual_dtype(cpu, {"fpu", "avx2", "avx512f"}) == "float32"
+    for unit in ("amx_bf16", "avx512_bf16", "bf16"):
+        assert usual_dtype(cpu, {"fpu", unit}) == "bfloat16"
+    assert usual_dtype(Device("cuda", "cuda:0", "a GPU"), set()) == "float16"
+    assert usual_dtype(cpu) in ("float32", "bfloat16")

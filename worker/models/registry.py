@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BUILTIN = Path(__file__).parent / "builtin" / "weights"
 DEFAULTS_FILE = "sd_worker.json"
 """Beside `model_index.json`: what a model's maker found best, by the names of a job's fields."""
+DTYPES = ("float32", "bfloat16", "float16")
 CODE_OR_PICKLE = (".py", ".pyc", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 SCHEDULER_SAMPLERS = {
     "DDIMScheduler": "ddim",
@@ -76,8 +77,11 @@ class Checkpoint:
         return load(self, device, report)
 
 
-def identify(model: str, *, dtype: str, samplers: tuple[str, ...]) -> Checkpoint:
-    """The checkpoint that `--model` names, offered with those of `samplers`. Raises ModelUnusable."""
+def identify(model: str, *, dtype: str | None, samplers: tuple[str, ...], usual_dtype: str = "float32") -> Checkpoint:
+    """The checkpoint that `--model` names, offered with those of `samplers`. Raises ModelUnusable.
+
+    Without `dtype` it computes in what its own defaults say, or else in `usual_dtype`.
+    """
     folder = BUILTIN if model == "builtin" else Path(model)
     index = read_json(folder, "model_index.json")
     family = next((family for family in FAMILIES if family.pipeline == index.get("_class_name")), None)
@@ -96,6 +100,7 @@ def identify(model: str, *, dtype: str, samplers: tuple[str, ...]) -> Checkpoint
     except (KeyError, TypeError, ValueError):
         raise ModelUnusable("the model's configuration lacks its sizes") from None
     facts = {
+        "dtype": usual_dtype,
         "width": side,
         "height": side,
         "steps": family.steps,
@@ -104,10 +109,10 @@ def identify(model: str, *, dtype: str, samplers: tuple[str, ...]) -> Checkpoint
     }
     if (folder / DEFAULTS_FILE).exists():
         facts |= _defaults(folder, samplers)
+    if dtype is not None:
+        facts["dtype"] = dtype
     name = "builtin" if model == "builtin" else folder.resolve().name
-    offered = ModelFacts(
-        id=name, family=family.name, dtype=dtype, multiple=granule, samplers=samplers, tasks=family.tasks, **facts
-    )
+    offered = ModelFacts(id=name, family=family.name, multiple=granule, samplers=samplers, tasks=family.tasks, **facts)
     return Checkpoint(folder, family, offered)
 
 
@@ -134,6 +139,8 @@ def _defaults(folder: Path, samplers: tuple[str, ...]) -> dict[str, Any]:
                 usable = type(value) in (int, float) and value >= 0
             case "sampler":
                 usable = value in samplers
+            case "dtype":
+                usable = value in DTYPES
             case _:
                 usable = False
         if not usable:

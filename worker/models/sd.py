@@ -16,12 +16,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from shared_worker.device import Device
 from worker.errors import ModelUnusable
 from worker.models.base import Conditioning
-from worker.models.registry import Checkpoint, read_json
+from worker.models.registry import DTYPES, Checkpoint, read_json
 from worker.models.schedulers import make_scheduler
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 
 
 class StableDiffusion:
@@ -38,7 +38,7 @@ class StableDiffusion:
     ) -> None:
         self.facts = checkpoint.facts
         self.device = device
-        self.dtype = DTYPES[checkpoint.facts.dtype]
+        self.dtype = TORCH_DTYPES[checkpoint.facts.dtype]
         self.scheduler_config: Mapping[str, Any] = read_json(checkpoint.folder, "scheduler/scheduler_config.json")
         self._tokenizer = tokenizer
         self._text_encoder = text_encoder
@@ -111,7 +111,7 @@ class StableDiffusion:
 def load(checkpoint: Checkpoint, device: Device, report: Callable[[float], None]) -> StableDiffusion:
     """Read every part from the folder, safetensors alone, without network. Raises ModelUnusable."""
     folder, target = checkpoint.folder, torch.device(device.torch_name)
-    options = {"use_safetensors": True, "local_files_only": True, "dtype": DTYPES[checkpoint.facts.dtype]}
+    options = {"use_safetensors": True, "local_files_only": True, "dtype": TORCH_DTYPES[checkpoint.facts.dtype]}
     # Diffusers streams weights with accelerate where that is installed; it is not needed here.
     diffusers_options = options | {"low_cpu_mem_usage": False}
     report(0.05)

@@ -23,7 +23,7 @@ from worker.models.builtin.training.tokenizer import write_json, write_tokenizer
 from worker.models.registry import DEFAULTS_FILE
 
 DEFAULT_OUT = Path(__file__).resolve().parent.parent / "weights"
-DEFAULTS = {"steps": 20, "guidance_scale": 2.5}
+DEFAULTS = {"steps": 20, "guidance_scale": 2.5, "dtype": "float32"}
 """What the finished model draws best with; the judge uses these."""
 VAE_PICTURES = 10_000
 ANY_COLOURS = 0.15

@@ -6,9 +6,11 @@ Writes the files that `transformers.CLIPTokenizer` reads; no text can fall outsi
 from __future__ import annotations
 
 import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 
 from worker.models.builtin.training import scenes
 
@@ -35,13 +37,7 @@ def write_tokenizer(folder: Path) -> int:
     caption_words = [*scenes.COLOURS, *scenes.SHAPES, *scenes.LEAD_INS, *scenes.TRIMMINGS]
     words = sorted(set(" ".join([*caption_words, *scenes.POSITIONS, EVERYDAY_WORDS]).split()))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4096, initial_alphabet=alphabet, end_of_word_suffix="</w>", min_frequency=1, show_progress=False
-    )
-    tokenizer.train_from_iterator(words, trainer)
-    merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    merges = learn_merges(words)
 
     # CLIP's order: the bytes, the bytes that end a word, the merges, then the two special tokens.
     vocabulary = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(pair) for pair in merges), START, END]
@@ -57,6 +53,31 @@ def write_tokenizer(folder: Path) -> int:
         {**special, "tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_LENGTH, "do_lower_case": True},
     )
     return len(vocabulary)
+
+
+def learn_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair encoding (Sennrich et al., 2016) until every one of `words` is one token, the same on every run.
+
+    The libraries' trainers break ties by the order of a hash table, and a text encoder knows its own ids only.
+    """
+    pieces = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
+    merges = []
+    while counts := Counter(pair for piece in pieces for pair in pairwise(piece)):
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        pieces = [_merged(piece, best) for piece in pieces]
+    return merges
+
+
+def _merged(piece: list[str], pair: tuple[str, str]) -> list[str]:
+    """`piece` with every `pair` in it made one, from the left."""
+    merged: list[str] = []
+    for token in piece:
+        if merged and (merged[-1], token) == pair:
+            merged[-1] += token
+        else:
+            merged.append(token)
+    return merged
 
 
 def write_json(path: Path, value: object) -> None:
