@@ -170,3 +170,15 @@ class TakesItsTime(Instant):
         if rows >= self._full_at and self._error is not None:
             raise self._error
         return 0.010 * max(1.0, rows / self._full_at)
+
+
+class HoldsPixels(Instant):
+    """Has memory for so many pixels in a call."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self._pixels = pixels
+
+    def before_step(self, batch: Sequence[Sketch]) -> None:
+        if sum(sketch.rows * sketch.pixels for sketch in batch) > self._pixels:
+            raise errors.OutOfMemory

@@ -12,6 +12,7 @@ from tests.engine.fakes import (
     MOODS,
     CallsWhenOpening,
     HoldsEncodersAndSteps,
+    HoldsPixels,
     LosesDeviceWhileEncoding,
     Moody,
     NeedsItsMemoryBack,
@@ -114,13 +115,26 @@ def test_out_of_memory_halves_the_calls_and_every_job_completes(start: Start) ->
     assert failed_calls <= 4, "what does not fit is not tried at every step"
 
 
+TOO_LARGE = "The device's memory does not hold a picture of 64 x 64; a smaller one, or one without guidance, may fit"
+
+
+def test_whoever_does_not_fit_is_told_what_would(start: Start) -> None:
+    rig = start(HoldsPixels(128 * 128))
+    fit = [rig.post(width=side, height=side) for side in (128, 64)]
+    rig.wait_ended(*fit)
+    large = rig.post(width=256, height=256)
+    rig.wait_ended(large)
+    assert all(rig.completed(job) for job in fit)
+    assert rig.failed(large).message.endswith("does not hold a picture of 256 x 256; one of 128 x 128 has fit")
+
+
 def test_only_what_does_not_fit_by_itself_fails_for_want_of_memory(start: Start) -> None:
     rig = start(FailsAtStep(2, seed=2, error=errors.OutOfMemory("too large")))
     jobs = [rig.post() for _ in range(4)]
     rig.wait_ended()
     following = rig.post()
     rig.wait_ended()
-    assert (rig.failed(jobs[1]).code, rig.failed(jobs[1]).message) == ("out_of_memory", "too large")
+    assert (rig.failed(jobs[1]).code, rig.failed(jobs[1]).message) == ("out_of_memory", TOO_LARGE)
     for job in (jobs[0], *jobs[2:], following):
         assert rig.completed(job)
 

@@ -10,10 +10,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, Protocol
+from typing import Generic
 
 from worker.engine.batching import Batching
 from worker.engine.encoding_pool import EncodingPool
+from worker.engine.fitting import Fitting
+from worker.engine.meter import Meter
 from worker.engine.outbox import Outbox, Sink
 from worker.engine.rows import RowLimit
 from worker.engine.run import JobRun
@@ -33,22 +35,6 @@ ROWS_UNDER_WAY = 32
 IDLE_WAIT_S = 0.5
 STALL_S = 60.0
 """Without a sign of life for this long, and for twenty usual steps, the engine counts as stuck."""
-
-
-class Meter(Protocol):
-    """What is measured of the engine."""
-
-    def stepped(self, seconds: float, rows: int) -> None:
-        """One model call over `rows` rows."""
-
-    def encoded_text(self, seconds: float) -> None:
-        """One job's text."""
-
-    def decoded(self, seconds: float) -> None:
-        """One image's latents."""
-
-    def encoded_image(self, seconds: float) -> None:
-        """One image or preview, in a thread of the encoding pool."""
 
 
 class Engine(Generic[D]):
@@ -79,6 +65,7 @@ class Engine(Generic[D]):
         self._rows = rows
         self._rows_under_way = rows_under_way
         self._batching = Batching()
+        self._fitting = Fitting()
         self._stall_s = stall_s
         self._on_ready = on_ready
         self._on_stop = on_stop
@@ -336,6 +323,7 @@ class Engine(Generic[D]):
         run.decoded(seconds)
         self._meter.decoded(seconds)
         run.drawings.remove(drawing)
+        self._fitting.drawn(run.work.params)
         self._alive_at = time.monotonic()
         self._encoders.picture(run, drawing, pixels)
 
@@ -354,6 +342,8 @@ class Engine(Generic[D]):
                 self._outbox.put(run, Cancelled(reason, run.final_timings()))
 
     def _fail(self, run: JobRun[D], error: Exception) -> None:
+        if isinstance(error, OutOfMemory):
+            error = self._fitting.refusal(run.work.params)
         del self._runs[run.work.job_id]
         self._outbox.put(run, run.failure(error))
 
