@@ -72,6 +72,7 @@ async def serve(
     stop_s: float = 1.0,
     ping_s: float = 15.0,
     stall_s: float = 10.0,
+    receive_s: float = 60.0,
     on_built: Callable[[Parts], None] = lambda parts: None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:
@@ -126,7 +127,7 @@ async def serve(
         )
 
     app = create_app(service, facts, metrics, worker_info, Tokens(tokens), 5.0, ping_s, stall_s)
-    server = make_server(app, drain, service.hurry)
+    server = make_server(app, drain, service.hurry, receive_s)
     engine.start()
     on_built(Parts(engine, service, server, failures))
     await server.serve(sockets=[listener])

@@ -50,7 +50,7 @@ ROOMS = (
     Room("worker/metrics.py", ("prometheus_client", "worker.jobs")),
     Room("worker/settings.py", ("pydantic", "pydantic_settings", "=worker", "worker.errors")),
     Room("worker/measured.py"),
-    Room("worker/server.py", ("uvicorn", "fastapi")),
+    Room("worker/server.py", ("uvicorn", "h11", "fastapi")),
     Room("worker/app.py", ("fastapi", "shared_worker", "=worker", "worker.api", "worker.jobs", "worker.metrics")),
     Room("worker/main.py", ("shared_worker", "worker"), may_not=("worker.demo",)),
     Room("worker/demo", ("httpx", "PIL", "rich")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -190,3 +191,19 @@ def test_sigterm_ends_a_process_whose_engine_hangs_within_its_budget() -> None:
         assert child.wait(WAIT_S) == 0
         # The budget, 2 s for the engine to react, 1 s for its thread to end, 2 s to close what is open.
         assert time.monotonic() - asked_at < 0.2 + 2 + 1 + 2 + 8  # the last for a busy machine
+
+
+BODY = b"POST /v1/jobs HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 40\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTT", BODY[:-2], BODY, BODY + b'{"prompt": "a'])
+def test_half_a_request_does_not_stay_open_and_a_stream_does(serve: Serve, sent: bytes) -> None:
+    worker = serve(runner := StepByStep(), receive_s=0.2)
+    with reading(worker, worker.post()["job_id"]) as events:
+        assert next(events).name == "queued"
+        with socket.create_connection(("127.0.0.1", worker.port), timeout=WAIT_S) as client:
+            client.sendall(sent)
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+        runner.allow_all()
+        assert list(events)[-1].name == "completed"

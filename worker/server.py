@@ -7,6 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from types import FrameType
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -14,18 +15,45 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 KEEP_ALIVE_S = 75
 """Longer than the usual 60 s of reverse proxies, which otherwise race a closing connection."""
 CLOSE_S = 2
+RECEIVE_S = 60.0
+"""For a request to arrive whole, head and body; uvicorn itself would wait for ever."""
 
 
 class Connection(H11Protocol):
-    """A connection that the application may cut off, with `scope["state"]["cut"]`.
+    """A connection that the application may cut off, with `scope["state"]["cut"]`, and that half a request ends.
 
     Closing it would not do: that first waits until the peer has read what was sent.
     """
+
+    receive_s = RECEIVE_S
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the means to cut it along."""
         super().connection_made(transport)
         self.app_state = {**self.app_state, "cut": transport.abort}
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """The clock runs from the first byte of a request to its last, however they drip in."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is awaited any more."""
+        self._forget()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._forget()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(self.receive_s, self.transport.abort)
+
+    def _forget(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class Server(uvicorn.Server):
@@ -63,11 +91,13 @@ class Server(uvicorn.Server):
             self.should_exit = True
 
 
-def make_server(app: FastAPI, drain: Callable[[], Awaitable[None]], hurry: Callable[[], None]) -> Server:
+def make_server(
+    app: FastAPI, drain: Callable[[], Awaitable[None]], hurry: Callable[[], None], receive_s: float = RECEIVE_S
+) -> Server:
     """h11 bounds headers; access lines are left to the proxy in front."""
     config = uvicorn.Config(
         app,
-        http=Connection,
+        http=type("Connection", (Connection,), {"receive_s": receive_s}),
         ws="none",
         lifespan="off",
         access_log=False,
