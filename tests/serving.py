@@ -72,7 +72,7 @@ async def serve(
     stop_s: float = 1.0,
     ping_s: float = 15.0,
     stall_s: float = 10.0,
-    receive_s: float = 60.0,
+    receive_s: float = 10.0,
     on_built: Callable[[Parts], None] = lambda parts: None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:

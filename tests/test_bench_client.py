@@ -9,7 +9,7 @@ import pytest
 
 from benches.speed.arms.batcher import LARGEST, MicroBatcher
 from benches.speed.job import Job, stream_of_jobs
-from benches.speed.serving.load import arrivals_s, closed_loop_s
+from benches.speed.serving.load import arrivals_s, closed_loop_s, steps_done
 from benches.speed.serving.sse import Arrived, SseParser
 
 STREAM = (
@@ -78,6 +78,11 @@ async def test_arrivals_do_not_wait_for_each_other() -> None:
     latencies = await arrivals_s(client, [(0.0, next(jobs)), (0.0, next(jobs)), (0.001, next(jobs))])
     assert len(latencies) == len(client.jobs) == 3
     assert min(latencies) >= 0.0
+
+
+@pytest.mark.parametrize(("at", "done"), [(0.5, 0.0), (1.0, 1.0), (1.5, 1.5), (2.5, 2.25), (4.0, 3.0), (9.0, 3.0)])
+def test_a_step_under_way_counts_by_its_share(at: float, done: float) -> None:
+    assert steps_done([1.0, 2.0, 4.0], at) == done
 
 
 # B2

@@ -15,8 +15,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 KEEP_ALIVE_S = 75
 """Longer than the usual 60 s of reverse proxies, which otherwise race a closing connection."""
 CLOSE_S = 2
-RECEIVE_S = 60.0
-"""For a request to arrive whole, head and body; uvicorn itself would wait for ever."""
+RECEIVE_S = 10.0
+"""For a request's head to arrive whole, and for each next piece of its body; uvicorn itself would wait for ever."""
+BODY_TIMES = 6
+"""So many times as long the whole may take, however its pieces drip in."""
 
 
 class Connection(H11Protocol):
@@ -26,6 +28,7 @@ class Connection(H11Protocol):
     """
 
     receive_s = RECEIVE_S
+    _begun_at: float | None = None
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -35,25 +38,29 @@ class Connection(H11Protocol):
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """The clock runs from the first byte of a request to its last, however they drip in."""
+        """Whatever came, look how long the rest of the request may take."""
         super().data_received(data)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is awaited any more."""
-        self._forget()
+        if self._deadline is not None:
+            self._deadline.cancel()
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._forget()
-        elif self._deadline is None:
-            self._deadline = self.loop.call_later(self.receive_s, self.transport.abort)
-
-    def _forget(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-            self._deadline = None
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._begun_at = self._deadline = None
+            return
+        now = self.loop.time()
+        if self._begun_at is None:
+            self._begun_at = now
+        ends_at = self._begun_at + self.receive_s
+        if self.conn.their_state is h11.SEND_BODY:
+            ends_at = min(now + self.receive_s, self._begun_at + BODY_TIMES * self.receive_s)
+        self._deadline = self.loop.call_at(ends_at, self.transport.abort)
 
 
 class Server(uvicorn.Server):
