@@ -35,6 +35,14 @@ def guard(request: pytest.FixtureRequest) -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Workers that tests start keep what they measure away from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield
+
+
 def eventually(condition: Callable[[], object], within_s: float = 20.0) -> None:
     """Return once `condition()` is true; fail if it is not within `within_s`."""
     never, deadline = threading.Event(), time.monotonic() + within_s

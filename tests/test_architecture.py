@@ -79,7 +79,11 @@ ROOMS = (
         "worker/models/builtin",
         ("torch", "diffusers", "transformers", "tokenizers", "numpy", "PIL", "rich", "=worker.models.registry"),
     ),
-    Room("shared_worker", ("pydantic", "torch", "httpx")),
+    Room(
+        "shared_worker",
+        ("pydantic", "torch", "httpx", "tenacity"),
+        only_in={"tenacity": "/heartbeat.py", "httpx": "/heartbeat.py"},
+    ),
 )
 SOURCES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")

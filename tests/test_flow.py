@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.server
 import io
+import itertools
 import json
 import re
 import signal
@@ -164,8 +166,37 @@ def test_any_text_at_all_is_drawn(worker: Worker) -> None:
         assert seen[-1][1] == "completed"
 
 
-def test_sigterm_gives_an_open_stream_its_ending() -> None:
-    worker = start("--drain-s", "0")
+class Orchestrator:
+    """A real HTTP server that keeps the heartbeats it was sent."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+        heard = self.heard
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["worker"])
+                answer = b'{"status": "ok", "message": ""}'
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def test_sigterm_gives_an_open_stream_its_ending_and_the_orchestrator_hears_of_all() -> None:
+    orchestrator = Orchestrator()
+    worker = start("--drain-s", "0", "--callback-url", orchestrator.url, "--advertise-url", "http://gpu-7:8600")
     try:
         worker.wait_until_ready()
         with httpx.Client(base_url=worker.url, timeout=JOB_S) as client:
@@ -182,3 +213,9 @@ def test_sigterm_gives_an_open_stream_its_ending() -> None:
         assert worker.process.wait(30) == 0
     finally:
         stop(worker)
+        orchestrator.close()
+    # A heartbeat may come twice: what was not answered in time is sent again.
+    statuses = [status for status, _ in itertools.groupby(one["status"] for one in orchestrator.heard)]
+    assert statuses == ["starting", "ready", "busy", "stopping", "stopped"]
+    assert {(one["url"], one["model_id"]) for one in orchestrator.heard} == {("http://gpu-7:8600", "builtin")}
+    assert len({one["instance_id"] for one in orchestrator.heard}) == 1

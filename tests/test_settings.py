@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr, ValidationError
+from pydantic import HttpUrl, SecretStr, ValidationError
 
 from worker.errors import ConfigurationError
-from worker.settings import Settings, read_settings
+from worker.settings import ENVIRONMENT_ONLY, Settings, read_settings
 
 SET: dict[str, tuple[str, Any]] = {
     "model": ("/models/sd15", "/models/sd15"),
@@ -22,6 +22,9 @@ SET: dict[str, tuple[str, Any]] = {
     "max_rows": ("32", 32),
     "dtype": ("bfloat16", "bfloat16"),
     "device_index": ("3", 3),
+    "orchestrator_url": ("https://orchestrator:9000/team", HttpUrl("https://orchestrator:9000/team")),
+    "advertise_url": ("http://gpu-7:8600", HttpUrl("http://gpu-7:8600")),
+    "orchestrator_token": ("its own", SecretStr("its own")),
     "drain_s": ("1.5", 1.5),
     "token_file": ("/run/tokens", Path("/run/tokens")),
     "token": ("secret", SecretStr("secret")),
@@ -69,7 +72,7 @@ def test_each_by_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert getattr(read(), name) == value
 
 
-@pytest.mark.parametrize("name", [name for name in SET if name != "token"])
+@pytest.mark.parametrize("name", [name for name in SET if name not in ENVIRONMENT_ONLY])
 def test_each_by_flag_and_flags_win(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text, value = SET[name]
     monkeypatch.setenv("SDW_" + name.upper(), "1")
@@ -112,12 +115,24 @@ def test_of_two_sources_of_tokens_none_is_ignored(monkeypatch: pytest.MonkeyPatc
         (["--drain-s", "-1"], "--drain-s"),
         (["--dtype", "int8"], "--dtype"),
         (["--log-level", "loud"], "--log-level"),
+        (["--orchestrator-url", "ftp://files"], "--orchestrator-url"),
+        (["--advertise-url", "gpu-7:8600"], "--advertise-url"),
         (["--worker-id", "x" * 201], "--worker-id"),
     ],
     ids=" ".join,
 )
 def test_what_is_wrong_is_refused_by_its_name(arguments: list[str], said: str) -> None:
     assert said in refusal(*arguments)
+
+
+def test_the_orchestrators_address_has_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = HttpUrl("http://orchestrator/")
+    assert read("--callback-url", "http://orchestrator").orchestrator_url == url
+    monkeypatch.setenv("SDW_CALLBACK_URL", "http://orchestrator")
+    assert read().orchestrator_url == url
+    assert read("--orchestrator-url", "http://other").orchestrator_url == HttpUrl("http://other/")
+    monkeypatch.setenv("SDW_ORCHESTRATOR_URL", "http://other")
+    assert refusal() == "SDW_ORCHESTRATOR_URL and SDW_CALLBACK_URL are the same setting"
 
 
 def test_all_faults_at_once() -> None:
@@ -145,5 +160,5 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     for name, field in Settings.model_fields.items():
-        assert (f"{flag(name)} " in shown) == (name != "token"), name
+        assert (f"{flag(name)} " in shown) == (name not in ENVIRONMENT_ONLY), name
         assert field.description

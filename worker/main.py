@@ -12,12 +12,13 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared_worker.auth import Tokens, is_loopback
 from shared_worker.contract import MemoryInfo, QueueInfo, WorkerInfo, WorkerStatus
 from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory, usual_dtype
+from shared_worker.heartbeat import Heartbeat, NoHeartbeat
 from worker import __version__
 from worker.app import create_app
 from worker.engine import sampling
@@ -27,6 +28,7 @@ from worker.engine.runner import Runner
 from worker.errors import ConfigurationError, DeviceUnavailable, StartError, WorkerError
 from worker.jobs.engine import EngineState
 from worker.jobs.events import Event
+from worker.jobs.job import Job
 from worker.jobs.params import Limits, ModelFacts
 from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
@@ -39,6 +41,7 @@ from worker.settings import Settings, read_settings
 
 STOP_ENGINE_S = 1.0
 STREAM_GRACE_S = 5.0
+LAST_WORD_S = 1.0
 LINGER_S = 1.0
 """How long the server still answers once the last job has ended, so that its pictures can be fetched."""
 MPS_ROWS = 4
@@ -107,6 +110,7 @@ async def _run(
 ) -> int:
     loop = asyncio.get_running_loop()
     url = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
+    advertised = str(settings.advertise_url or url).rstrip("/")
     limits = Limits(queue_capacity=settings.queue_capacity)
     rows = _row_limit(settings, device, checkpoint)
     failures: list[Exception] = []
@@ -122,7 +126,13 @@ async def _run(
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             loop.call_soon_threadsafe(service.receive, events)
 
+    def on_recorded(job: Job, event: Event) -> None:
+        metrics.recorded(job, event)
+        heartbeat.changed()
+
     def on_engine_ready() -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(heartbeat.changed)
         print(f"sd-worker-{device.backend}: ready", file=sys.stderr, flush=True)
 
     def on_engine_stop(reason: Exception | None) -> None:
@@ -143,17 +153,20 @@ async def _run(
         on_ready=on_engine_ready,
         on_stop=on_engine_stop,
     )
-    service = JobService(engine, limits, metrics.recorded)
+    service = JobService(engine, limits, on_recorded)
 
     async def drain() -> None:
         had_jobs = bool(service.store.unended())
+        loop.call_soon(heartbeat.changed)
         await service.drain(0.0 if failures else settings.drain_s)
         await asyncio.sleep(LINGER_S if had_jobs else 0.0)
 
-    info = functools.partial(_worker_info, settings, device, checkpoint.facts, service, url, uuid.uuid4().hex)
+    info = functools.partial(_worker_info, settings, device, checkpoint.facts, service, advertised, uuid.uuid4().hex)
+    heartbeat = _heartbeat(settings, info)
     app = create_app(service, checkpoint.facts, metrics, info, tokens, STREAM_GRACE_S)
     server = make_server(app, drain, service.hurry)
     engine.start()
+    beating = asyncio.create_task(heartbeat.run())
     print(
         f"sd-worker-{device.backend} {__version__}: {checkpoint.facts.id} on {device.name}, {url} (loading)",
         file=sys.stderr,
@@ -161,6 +174,8 @@ async def _run(
     )
     await server.serve(sockets=[listener])
     stopped = await asyncio.to_thread(engine.stop, STOP_ENGINE_S)
+    beating.cancel()
+    await heartbeat.tell_last(LAST_WORD_S)
     for failure in failures:
         detail = failure.detail if isinstance(failure, WorkerError) else type(failure).__name__
         print(f"sd-worker-{device.backend}: the engine failed: {detail}", file=sys.stderr)
@@ -189,6 +204,13 @@ def _row_limit(settings: Settings, device: Device, checkpoint: Checkpoint) -> Ro
         known=kept.get(key),
         on_measured=functools.partial(kept.keep, key),
     )
+
+
+def _heartbeat(settings: Settings, info: Callable[[], WorkerInfo]) -> Heartbeat | NoHeartbeat:
+    if settings.orchestrator_url is None:
+        return NoHeartbeat()
+    token = settings.orchestrator_token
+    return Heartbeat(str(settings.orchestrator_url), info, token=token.get_secret_value() if token else None)
 
 
 def _tokens(settings: Settings) -> Tokens:

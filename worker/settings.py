@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, HttpUrl, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker import __version__
@@ -42,23 +42,36 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="what the model computes in")
     device_index: int = Field(0, ge=0, description="which CUDA device")
+    orchestrator_url: HttpUrl | None = Field(
+        None, description="where heartbeats go; --callback-url is another name for it"
+    )
+    advertise_url: HttpUrl | None = Field(
+        None, description="what heartbeats give as this worker's address (default: where it listens)"
+    )
     drain_s: float = Field(25.0, ge=0, le=3600, description="seconds that running jobs get to finish at shutdown")
     token_file: Path | None = Field(None, description="file whose lines are the accepted bearer tokens")
     token: SecretStr | None = Field(None, description="bearer token; by environment only")
+    orchestrator_token: SecretStr | None = Field(None, description="sent to the orchestrator; by environment only")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
 
 
-ENVIRONMENT_ONLY = ("token",)
+ENVIRONMENT_ONLY = ("token", "orchestrator_token")
+OTHER_NAMES = {"orchestrator_url": "callback_url"}
 
 
 def read_settings(backend: str, arguments: list[str]) -> Settings:
     """Parse flags and environment. Raises ConfigurationError; `--help` and `--version` end the process."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *OTHER_NAMES.values())}
     if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
         raise ConfigurationError(f"unknown environment variable {', '.join(unknown)}")
     if arguments[:1] == ["serve"]:  # the only command there is, and so the default
         arguments = arguments[1:]
     flags = {name: value for name, value in vars(_parser(backend).parse_args(arguments)).items() if value is not None}
+    for name, other in OTHER_NAMES.items():
+        if (value := os.environ.get(PREFIX + other.upper())) is not None:
+            if PREFIX + name.upper() in os.environ:
+                raise ConfigurationError(f"{PREFIX}{name.upper()} and {PREFIX}{other.upper()} are the same setting")
+            flags.setdefault(name, value)
     try:
         settings = Settings(**flags)
     except ValidationError as invalid:
@@ -85,7 +98,7 @@ def _parser(backend: str) -> argparse.ArgumentParser:
         prog=f"sd-worker-{backend}",
         description="Serves one Stable Diffusion model over HTTP and Server-Sent Events until it is stopped.",
         epilog="Each flag can also be set in the environment, e.g. SDW_PORT=8600. The token goes by SDW_TOKEN or "
-        "--token-file, never as a flag.",
+        "--token-file, the orchestrator's by SDW_ORCHESTRATOR_TOKEN; never as a flag.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"sd-worker {__version__}")
@@ -96,7 +109,6 @@ def _parser(backend: str) -> argparse.ArgumentParser:
         default = "the host's name" if field.default_factory else field.default
         shown = f" (default: {default})" if default is not None else ""
         metavar = None if choices else name.rsplit("_", 1)[-1].upper()
-        parser.add_argument(
-            f"--{_flag(name)}", dest=name, choices=choices, metavar=metavar, help=f"{field.description}{shown}"
-        )
+        names = [f"--{_flag(each)}" for each in (name, OTHER_NAMES.get(name)) if each is not None]
+        parser.add_argument(*names, dest=name, choices=choices, metavar=metavar, help=f"{field.description}{shown}")
     return parser
