@@ -101,7 +101,10 @@ def test_in_company_a_picture_stays_what_it_is(stock: StableDiffusionPipeline, o
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_a", "unipc"])
 def test_in_exact_mode_company_does_not_change_one_byte(sampler: str) -> None:
     checkpoint = identify("builtin", dtype="float32", samplers=tuple(SCHEDULERS))
-    exact = Denoiser(lambda report: checkpoint.load(find_device("cpu"), report), fixed_rows=8)
+    padding: list[int] = []
+    exact = Denoiser(
+        lambda report: checkpoint.load(find_device("cpu"), report), fixed_rows=8, on_padding=padding.append
+    )
     exact.load(lambda share: None)
     asked = params("a red circle on a blue background", sampler, 1, steps=5)
     pictures = []
@@ -116,9 +119,23 @@ def test_in_exact_mode_company_does_not_change_one_byte(sampler: str) -> None:
         while waiting := [drawing for drawing in drawings if not drawing.done]:
             exact.step(waiting)
         pictures.append((drawings[-1].latent, exact.finish(drawings[-1])))
+        if not others:
+            assert set(padding) == {6}, "of eight rows two are the picture's"
     for latent, picture in pictures[1:]:
         assert torch.equal(latent, pictures[0][0])
         assert np.array_equal(picture, pictures[0][1])
+
+
+def test_a_preview_has_the_colours_of_the_picture_that_follows(ours: Denoiser) -> None:
+    for prompt in ("a large red circle on a blue background", "a green heart on a white background"):
+        (drawing,) = ours.open(params(prompt, "dpmpp_2m", 1, steps=8, guidance_scale=2.0))
+        while drawing.step < 6:
+            ours.step([drawing])
+        preview = ours.preview(drawing).astype(float)
+        while not drawing.done:
+            ours.step([drawing])
+        small = ours.finish(drawing).astype(float).reshape(16, 8, 16, 8, 3).mean(axis=(1, 3))
+        assert np.abs(preview - small).mean() < 16
 
 
 def test_the_model_card_says_how_it_was_made() -> None:

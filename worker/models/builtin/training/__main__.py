@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=40_000)
     parser.add_argument("--text-steps", type=int, default=1_200)
     parser.add_argument("--vae-steps", type=int, default=3_000)
-    parser.add_argument("--unet-steps", type=int, default=13_000)
+    parser.add_argument("--unet-steps", type=int, default=12_000)
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()

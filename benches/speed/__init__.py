@@ -1,0 +1,1 @@
+"""What is claimed of the worker's speed, measured: `bin/bench`, or `python -m benches.speed`."""

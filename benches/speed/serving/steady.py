@@ -1,0 +1,85 @@
+"""The pace of a worker that is full and stays so: seconds a step, told by one job's own events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from benches.speed.job import stream_of_jobs
+from benches.speed.serving.client import ENDINGS, WorkerClient
+from benches.speed.serving.load import CROWD_STEPS
+
+JOBS = 8
+SETTLE_STEPS = 8
+"""All jobs have been taken up by then."""
+CHUNK_BYTES = 65536
+
+
+async def step_s(
+    client: WorkerClient,
+    steps: int,
+    *,
+    preview: Mapping[str, Any] | None = None,
+    readers_at: str | None = None,
+    readers: int = 0,
+) -> float:
+    """Seconds a step, over `steps` of them, with eight guided jobs under way.
+
+    One reader follows one job and has the clock; `readers` more, spread over the jobs, read from `readers_at` and
+    throw away what they read.
+    """
+    more = {} if preview is None else {"preview": dict(preview)}
+    source = stream_of_jobs(CROWD_STEPS)
+    async with AsyncExitStack() as stack:
+        posted = []
+        for _ in range(JOBS):
+            posted.append(await client.post(next(source), **more))
+            stack.push_async_callback(_end, client, posted[-1])
+        if readers_at is not None:
+            urls = [posted[number % JOBS]["sse_url"] for number in range(readers)]
+            await stack.enter_async_context(drained(readers_at, urls))
+        moments = []
+        async with aclosing(client.events(posted[0])) as events:
+            async for event in events:
+                if event.name == "progress":
+                    moments.append(event.at)
+                if len(moments) > SETTLE_STEPS + steps:
+                    break
+        return (moments[SETTLE_STEPS + steps] - moments[SETTLE_STEPS]) / steps
+
+
+async def _end(client: WorkerClient, posted: Mapping[str, Any]) -> None:
+    """Cancel, and wait for the ending, so that nothing of this is left under way."""
+    await client.cancel(dict(posted))
+    async with aclosing(client.events(dict(posted))) as events:
+        async for event in events:
+            if event.name in ENDINGS:
+                return
+
+
+@asynccontextmanager
+async def drained(server: str, paths: list[str]) -> AsyncIterator[None]:
+    """One connection for every path, whose bytes are read as they come and looked at by nobody."""
+    address = urlsplit(server)
+
+    async def read(path: str) -> None:
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        try:
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode())
+            while await reader.read(CHUNK_BYTES):
+                pass
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    tasks = [asyncio.create_task(read(path)) for path in paths]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
