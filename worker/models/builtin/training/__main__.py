@@ -85,7 +85,9 @@ def main() -> None:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.to(dtype=torch.float16).save_pretrained(arguments.out, safe_serialization=True)
-    write_tokenizer(arguments.out / "tokenizer")
+    shutil.copytree(arguments.work / "tokenizer", arguments.out / "tokenizer", dirs_exist_ok=True)
+    for part in ("vae", "unet"):  # where it was loaded from is nobody's business
+        amend_json(arguments.out / part / "config.json", {}, without=("_name_or_path",))
     # transformers loads in the type that the configuration names, diffusers in fp32: one pipeline needs one type.
     amend_json(arguments.out / "text_encoder" / "config.json", {"dtype": "float32"})
     # What samplers of other classes read from the same file, as Stable Diffusion's own has it.
