@@ -317,6 +317,22 @@ def test_pixels_are_rounded_and_not_wrapped() -> None:
     assert set(np.unique(denoiser.finish(drawing))) == {0, 255}
 
 
+# Timing
+
+
+def test_a_timed_call_has_the_rows_that_were_asked_for() -> None:
+    denoiser = loaded(model := Formula())
+    assert denoiser.time_call(6) > 0
+    assert model.rows[-1] == 6
+
+
+def test_a_timed_call_without_memory_says_so() -> None:
+    denoiser = loaded(model := FailsOnce(torch.OutOfMemoryError("CUDA out of memory")))
+    model.armed = True
+    with pytest.raises(OutOfMemory):
+        denoiser.time_call(6)
+
+
 # Previews
 
 

@@ -15,9 +15,10 @@ def measure(seconds: Callable[[int], float]) -> tuple[RowLimit, list[int], list[
     timed: list[int] = []
     limit = RowLimit(native_pixels=100, on_measured=told.append)
     while (rows := limit.wanted) is not None:
+        cold = rows not in timed
         timed.append(rows)
-        limit.timed(rows, seconds(rows))
-    return limit, timed, told
+        limit.timed(rows, seconds(rows) + 0.050 * cold)
+    return limit, list(dict.fromkeys(timed)), told
 
 
 @pytest.mark.parametrize(
@@ -41,12 +42,15 @@ def test_measuring_never_makes_a_call_that_is_likely_to_be_long() -> None:
     assert all(0.020 * rows * 0.7 ** (rows.bit_length()) <= 1.2 * LONGEST_CALL_S for rows in timed)
     limit, timed, _ = measure(lambda rows: 30.0 * rows)
     assert (limit.usual, timed) == (2, [2])
+    slow = RowLimit(native_pixels=100)
+    slow.timed(2, 30.0)
+    assert slow.wanted is None, "once is enough"
 
 
 def test_a_call_that_cannot_be_made_ends_the_measuring() -> None:
     limit = RowLimit(native_pixels=100)
-    limit.timed(2, 0.010)
-    limit.timed(4, 0.011)
+    for rows in (2, 2, 2, 4, 4, 4, 8):
+        limit.timed(rows, 0.010)
     limit.too_many()
     assert (limit.wanted, limit.usual) == (None, 4)
     limit = RowLimit(native_pixels=100)

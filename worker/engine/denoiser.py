@@ -190,19 +190,16 @@ class Denoiser:
 
     @torch.inference_mode()
     def time_call(self, rows: int) -> float:
-        """The faster of two calls after a first one, which finds kernels and memory."""
+        """Of latents at random, with nothing asked for."""
         with _mapped_errors():
             facts = self._model.facts
             latents = torch.randn((rows, *self._model.latent_shape(facts.width, facts.height))).to(self._model.device)
             timesteps = torch.full((rows,), 500.0, device=self._model.device)
             prompt = self._model.encode_prompt("")
             tensors = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in prompt.tensors.items()}
-            seconds = []
-            for _ in range(3):
-                started = time.perf_counter()
-                self._model.predict(latents, timesteps, tensors)[0, 0, 0, 0].item()  # a value waits for the device
-                seconds.append(time.perf_counter() - started)
-            return min(seconds[1:])
+            started = time.perf_counter()
+            self._model.predict(latents, timesteps, tensors)[0, 0, 0, 0].item()  # a value waits for the device
+            return time.perf_counter() - started
 
     @torch.inference_mode()
     def preview(self, drawing: LatentDrawing) -> Pixels:

@@ -14,6 +14,8 @@ LEAST_ROWS = 2
 MOST_ROWS = 256
 LONGEST_CALL_S = 0.5
 """No call is timed that is likely to take longer: a job may come in the middle of it."""
+TRIES = 3
+"""Calls of as many rows; the first one, which finds kernels and memory, does not count."""
 PAYS = 0.97
 """The fewest rows that reach this share of the best rate are enough: more of them make each step longer for everyone
 and no picture sooner."""
@@ -41,6 +43,7 @@ class RowLimit:
         self._measured = known
         self._on_measured = on_measured
         self._seconds: dict[int, float] = {}
+        self._tries: list[float] = []
         self._fitting: dict[Hashable, int] = {}
 
     @property
@@ -65,8 +68,12 @@ class RowLimit:
         return 2 * max(self._seconds) if self._seconds else LEAST_ROWS
 
     def timed(self, rows: int, seconds: float) -> None:
-        """A warm call over `rows` rows of the model's own size took so long."""
-        self._seconds[rows] = seconds
+        """A call over `rows` rows of the model's own size took so long."""
+        self._tries.append(seconds)
+        if len(self._tries) < TRIES and seconds <= LONGEST_CALL_S:
+            return
+        self._seconds[rows] = seconds = min(self._tries[1:] or self._tries)
+        self._tries = []
         rates = [rows / seconds for rows, seconds in self._seconds.items()]
         flat = len(rates) >= 3 and max(rates[-2:]) < STILL_RISING * max(rates[:-2])
         if flat or 2 * seconds > LONGEST_CALL_S or 2 * rows > MOST_ROWS:

@@ -61,7 +61,7 @@ class Runner(Protocol[D]):
         """Advance every drawing by one step with one model call; on an error none has changed."""
 
     def time_call(self, rows: int) -> float:
-        """The seconds of a model call over so many rows of the model's own size, once it is warm. May lack memory."""
+        """The seconds that a model call over so many rows of the model's own size took. May lack memory."""
 
     def preview(self, drawing: D) -> Pixels:
         """What the picture looks like so far, at any resolution up to its own."""
