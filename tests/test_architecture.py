@@ -49,6 +49,7 @@ ROOMS = (
     Room("worker/errors.py"),
     Room("worker/metrics.py", ("prometheus_client", "worker.jobs")),
     Room("worker/settings.py", ("pydantic", "pydantic_settings", "=worker", "worker.errors")),
+    Room("worker/allocator.py"),
     Room("worker/measured.py"),
     Room("worker/server.py", ("uvicorn", "h11", "fastapi")),
     Room("worker/app.py", ("fastapi", "shared_worker", "=worker", "worker.api", "worker.jobs", "worker.metrics")),

@@ -20,6 +20,7 @@ from shared_worker.contract import MemoryInfo, QueueInfo, WorkerInfo, WorkerStat
 from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory, usual_dtype
 from shared_worker.heartbeat import Heartbeat, NoHeartbeat
 from worker import __version__
+from worker.allocator import keep_freed_memory
 from worker.app import create_app
 from worker.engine import sampling
 from worker.engine.engine import Engine
@@ -89,6 +90,8 @@ def _serve(settings: Settings, backend: Backend) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    if backend == "cpu":
+        keep_freed_memory()
 
     tokens = _tokens(settings)
     try:

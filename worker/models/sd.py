@@ -128,6 +128,8 @@ def load(checkpoint: Checkpoint, device: Device, report: Callable[[float], None]
             part, told = cls.from_pretrained(folder / name, output_loading_info=True, **how)
             if told["missing_keys"]:  # the library would make them up
                 raise ModelUnusable(f"the model's {name} lacks weights: {min(told['missing_keys'])}")
+            if device.backend == "cpu" and name != "text_encoder":  # a tenth faster, by oneDNN's kernels
+                part = part.to(memory_format=torch.channels_last)
             parts[name] = part.to(target).eval().requires_grad_(False)
             report(0.05 + 0.95 * count / len(loaders))
     except ModelUnusable:
