@@ -52,7 +52,8 @@ class Heartbeat:
     ) -> None:
         self._url = url.rstrip("/") + PATH
         self._describe = describe
-        self._headers = {"Content-Type": "application/json"}
+        # Uncompressed, so that the bound on the answer is one on what comes over the wire.
+        self._headers = {"Accept-Encoding": "identity"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
         self._every_s = every_s
@@ -97,7 +98,7 @@ class Heartbeat:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._post(client, body)
-        except (Undelivered, httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as trouble:
+        except (Undelivered, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, OSError) as trouble:
             if not self._troubled:  # an orchestrator that is away for days is one line in the log
                 logger.warning("the orchestrator does not hear of this worker: %s", _told_by(trouble))
             self._troubled = True

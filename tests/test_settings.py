@@ -68,6 +68,7 @@ def test_the_table_is_whole() -> None:
 @pytest.mark.parametrize("name", SET)
 def test_each_by_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text, value = SET[name]
+    monkeypatch.setenv("SDW_ORCHESTRATOR_URL", "http://orchestrator")  # without which its token is refused
     monkeypatch.setenv("SDW_" + name.upper(), text)
     assert getattr(read(), name) == value
 
@@ -117,6 +118,8 @@ def test_of_two_sources_of_tokens_none_is_ignored(monkeypatch: pytest.MonkeyPatc
         (["--log-level", "loud"], "--log-level"),
         (["--orchestrator-url", "ftp://files"], "--orchestrator-url"),
         (["--advertise-url", "gpu-7:8600"], "--advertise-url"),
+        (["--orchestrator-url", "http://orchestrator/?a=b"], "--orchestrator-url"),
+        (["--advertise-url", "http://gpu-7/#a"], "--advertise-url"),
         (["--worker-id", "x" * 201], "--worker-id"),
     ],
     ids=" ".join,
@@ -133,6 +136,17 @@ def test_the_orchestrators_address_has_two_names(monkeypatch: pytest.MonkeyPatch
     assert read("--orchestrator-url", "http://other").orchestrator_url == HttpUrl("http://other/")
     monkeypatch.setenv("SDW_ORCHESTRATOR_URL", "http://other")
     assert refusal() == "SDW_ORCHESTRATOR_URL and SDW_CALLBACK_URL are the same setting"
+
+
+@pytest.mark.parametrize("token", ["", " ", "two\nlines", "schlüssel", "a\x7f"])
+def test_an_orchestrators_token_is_one_that_a_header_can_carry(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDW_ORCHESTRATOR_TOKEN", token)
+    assert "SDW_ORCHESTRATOR_TOKEN" in refusal("--orchestrator-url", "http://orchestrator")
+
+
+def test_an_orchestrators_token_without_an_orchestrator_is_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDW_ORCHESTRATOR_TOKEN", "its own")
+    assert "--orchestrator-url" in refusal()
 
 
 def test_all_faults_at_once() -> None:

@@ -79,6 +79,16 @@ def read_settings(backend: str, arguments: list[str]) -> Settings:
         raise ConfigurationError("; ".join(faults)) from None
     if settings.token is not None and not settings.token.get_secret_value().strip():
         raise ConfigurationError("SDW_TOKEN is empty")
+    if (secret := settings.orchestrator_token) is not None:
+        if settings.orchestrator_url is None:
+            raise ConfigurationError("SDW_ORCHESTRATOR_TOKEN is set, but there is no --orchestrator-url")
+        # What a header can carry: RFC 9110, 5.5.
+        if not (text := secret.get_secret_value()).isascii() or not text.isprintable() or not text.strip():
+            raise ConfigurationError("SDW_ORCHESTRATOR_TOKEN is empty or holds what no header can carry")
+    for name in ("orchestrator_url", "advertise_url"):
+        url = getattr(settings, name)
+        if url is not None and (url.query is not None or url.fragment is not None):
+            raise ConfigurationError(f"--{_flag(name)}: a path may follow the host, but no query and no fragment")
     if settings.token is not None and settings.token_file is not None:
         raise ConfigurationError("SDW_TOKEN and --token-file exclude each other")
     return settings
