@@ -50,6 +50,7 @@ ROOMS = (
     Room("worker/metrics.py", ("prometheus_client", "worker.jobs")),
     Room("worker/settings.py", ("pydantic", "pydantic_settings", "=worker", "worker.errors")),
     Room("worker/allocator.py"),
+    Room("worker/describe.py", ("shared_worker", "=worker", "worker.jobs", "worker.settings")),
     Room("worker/measured.py"),
     Room("worker/server.py", ("uvicorn", "h11", "fastapi")),
     Room("worker/app.py", ("fastapi", "shared_worker", "=worker", "worker.api", "worker.jobs", "worker.metrics")),
@@ -191,6 +192,9 @@ def test_no_file_is_long() -> None:
         ("worker.engine.denoiser", ("fastapi", "starlette", "uvicorn", "pydantic", "diffusers", "transformers")),
         ("worker.models.registry", ("torch", "diffusers", "transformers")),
         ("worker.demo.run", ("torch", "fastapi", "worker.main", "worker.engine")),
+        ("benches.speed.cli", ("torch", "matplotlib", "litserve", "httpx", "fastapi")),
+        ("benches.speed.serving.equal_jobs", ("torch", "matplotlib", "litserve", "fastapi")),
+        ("benches.speed.engine.overhead", ("fastapi", "starlette", "uvicorn", "pydantic", "httpx", "matplotlib")),
     ],
 )
 def test_importing_a_module_does_not_bring_in(module: str, absent: tuple[str, ...]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -229,27 +227,3 @@ def test_arrivals_are_the_same_for_both_arms() -> None:
 
 def test_stamps_are_found_by_seed_and_step() -> None:
     assert read_stamps("[7, 1, 0.5]\n[8, 1, 0.5]\n[7, 2, 0.75]\n") == {(7, 1): 0.5, (8, 1): 0.5, (7, 2): 0.75}
-
-
-# Imports
-
-
-@pytest.mark.parametrize(
-    ("module", "absent"),
-    [
-        ("benches.speed.cli", ("torch", "matplotlib", "litserve", "httpx", "fastapi")),
-        ("benches.speed.serving.equal_jobs", ("torch", "matplotlib", "litserve", "fastapi")),
-        ("benches.speed.engine.overhead", ("fastapi", "starlette", "uvicorn", "pydantic", "httpx", "matplotlib")),
-    ],
-)
-def test_importing_a_module_does_not_bring_in(module: str, absent: tuple[str, ...]) -> None:
-    told = subprocess.run(
-        [sys.executable, "-c", f"import {module}, sys; print(*sys.modules)"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=100,
-    )
-    assert module in told.stdout.split()
-    assert set(absent) & set(told.stdout.split()) == set()

@@ -16,21 +16,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared_worker.auth import Tokens, is_loopback
-from shared_worker.contract import MemoryInfo, QueueInfo, WorkerInfo, WorkerStatus
+from shared_worker.contract import WorkerInfo
 from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory, usual_dtype
 from shared_worker.heartbeat import Heartbeat, NoHeartbeat
 from worker import __version__
 from worker.allocator import keep_freed_memory
 from worker.app import create_app
+from worker.describe import describe_worker
 from worker.engine import sampling
 from worker.engine.engine import Engine
 from worker.engine.rows import UNMEASURED_ROWS, RowLimit
 from worker.engine.runner import Runner
 from worker.errors import ConfigurationError, DeviceUnavailable, StartError, WorkerError
-from worker.jobs.engine import EngineState
 from worker.jobs.events import Event
 from worker.jobs.job import Job
-from worker.jobs.params import Limits, ModelFacts
+from worker.jobs.params import Limits
 from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
 from worker.measured import MeasuredRows, cache_file
@@ -46,13 +46,6 @@ LAST_WORD_S = 1.0
 LINGER_S = 1.0
 """How long the server still answers once the last job has ended, so that its pictures can be fetched."""
 MPS_ROWS = 4
-STATUSES = {
-    EngineState.LOADING: WorkerStatus.STARTING,
-    EngineState.READY: WorkerStatus.READY,
-    EngineState.DRAINING: WorkerStatus.STOPPING,
-    EngineState.FAILED: WorkerStatus.STOPPED,
-    EngineState.STOPPED: WorkerStatus.STOPPED,
-}
 SWITCH_INTERVAL_S = 0.0005
 """Python's default of 5 ms lets an engine thread of many small calls delay the event loop by 12 ms (p99)."""
 
@@ -164,7 +157,7 @@ async def _run(
         await service.drain(0.0 if failures else settings.drain_s)
         await asyncio.sleep(LINGER_S if had_jobs else 0.0)
 
-    info = functools.partial(_worker_info, settings, device, checkpoint.facts, service, advertised, uuid.uuid4().hex)
+    info = functools.partial(describe_worker, settings, device, checkpoint.facts, service, advertised, uuid.uuid4().hex)
     heartbeat = _heartbeat(settings, info)
     app = create_app(service, checkpoint.facts, metrics, info, tokens, STREAM_GRACE_S)
     server = make_server(app, drain, service.hurry)
@@ -249,32 +242,3 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _worker_info(
-    settings: Settings, device: Device, facts: ModelFacts, service: JobService, url: str, instance_id: str
-) -> WorkerInfo:
-    snapshot = service.engine.snapshot()
-    status = STATUSES[snapshot.state]
-    if status is WorkerStatus.READY and snapshot.running:
-        status = WorkerStatus.BUSY
-    total_bytes, used_bytes = memory(device)
-    return WorkerInfo(
-        id=settings.worker_id,
-        instance_id=instance_id,
-        url=url,
-        model_id=facts.id,
-        backend=device.backend,
-        device=device.name,
-        status=status,
-        implementation="sd-worker",
-        version=__version__,
-        tasks=[task.value for task in facts.tasks],
-        queue=QueueInfo(
-            waiting=len(snapshot.waiting),
-            running=snapshot.running,
-            capacity=settings.queue_capacity,
-            eta_s=service.eta_s(),
-        ),
-        memory=MemoryInfo(total_bytes=total_bytes, used_bytes=used_bytes),
-    )

@@ -76,30 +76,26 @@ class Overflows(Formula):
         super().__init__()
         self._value = value
         self._always = always
-        self.loaded = False
 
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
         pixels = super().decode(latents, precise=precise)
-        if self.loaded and (self._always or not precise):
+        if self._always or not precise:
             pixels[0, 1, 2, 3] = self._value
         return pixels
 
 
 class Raises(Formula):
-    """Raises `error` in every prediction and every decoding, once it is loaded."""
+    """Raises `error` in every prediction and every decoding."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
         self._error = error
-        self.loaded = False
 
     def predict(self, *_: Any, **__: Any) -> torch.Tensor:
         raise self._error
 
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
-        if self.loaded:
-            raise self._error
-        return super().decode(latents, precise=precise)
+        raise self._error
 
 
 class FailsOnce(Formula):
@@ -120,7 +116,6 @@ class FailsOnce(Formula):
 def loaded(model: Formula) -> Denoiser:
     denoiser = Denoiser(lambda report: model)
     denoiser.load(lambda share: None)
-    model.loaded = True  # type: ignore[attr-defined]
     return denoiser
 
 
@@ -341,12 +336,13 @@ def test_the_preview_map_finds_how_a_model_paints() -> None:
 
 
 def test_a_preview_is_of_the_clean_latent_that_is_predicted() -> None:
-    denoiser = loaded(Formula())
+    denoiser = loaded(model := Formula())
     (drawing,) = denoiser.open(small(steps=8))
     for _ in range(7):
         denoiser.step([drawing])
     seen = denoiser.preview(drawing)
     assert seen.shape == (4, 4, 3)
+    assert model.decoded == [], "neither fitting the map nor applying it asks the decoder"
     denoiser.step([drawing])
     finished = denoiser.finish(drawing)[::8, ::8].astype(float)
     assert np.abs(seen - finished).mean() < 16

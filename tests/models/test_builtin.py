@@ -10,7 +10,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from shared_worker.device import find_device
-from tests.schedulers import SCHEDULERS, stock_scheduler
+from tests.models.tiny import by_stock, load_stock, psnr_db
+from tests.schedulers import SCHEDULERS
 from worker.engine.denoiser import Denoiser
 from worker.jobs.params import ImageFormat, JobParams, OnDisconnect, OutputParams, Priority, Task
 from worker.models.builtin.training.scenes import COLOURS
@@ -21,9 +22,7 @@ MAX_BYTES = 16_000_000
 
 @pytest.fixture(scope="module")
 def stock() -> StableDiffusionPipeline:
-    pipeline = StableDiffusionPipeline.from_pretrained(BUILTIN, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return load_stock(BUILTIN)
 
 
 @pytest.fixture(scope="module")
@@ -39,27 +38,6 @@ def params(prompt: str, sampler: str, seed: int, steps: int = 8, guidance_scale:
         Task.TEXT_TO_IMAGE, prompt, "blurry", 128, 128, steps, guidance_scale, seed, 1, sampler, None,
         OutputParams(ImageFormat.PNG, 90, False, True), Priority.NORMAL, OnDisconnect.CONTINUE, 60.0, {},
     )  # fmt: skip
-
-
-def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255.0**2 / max(1e-9, float(((a.astype(float) - b.astype(float)) ** 2).mean()))))
-
-
-def by_pipeline(stock: StableDiffusionPipeline, asked: JobParams) -> np.ndarray:
-    # A scheduler's config keeps what an earlier one was told: each starts from the folder's own.
-    shipped = stock.scheduler
-    stock.scheduler = stock_scheduler(asked.sampler, shipped.config)
-    try:
-        picture = stock(
-            asked.prompt,
-            negative_prompt=asked.negative_prompt,
-            num_inference_steps=asked.steps,
-            guidance_scale=asked.guidance_scale,
-            generator=torch.Generator().manual_seed(asked.seed),
-        ).images[0]
-    finally:
-        stock.scheduler = shipped
-    return np.asarray(picture)
 
 
 def test_it_is_small_and_holds_nothing_but_safetensors_and_text() -> None:
@@ -83,7 +61,7 @@ def test_each_sampler_draws_the_stock_pipelines_picture(
     (drawing,) = ours.open(asked)
     while not drawing.done:
         ours.step([drawing])
-    assert psnr_db(ours.finish(drawing), by_pipeline(stock, asked)) >= 40
+    assert psnr_db(ours.finish(drawing), by_stock(stock, asked)) >= 40
 
 
 def test_in_company_a_picture_stays_what_it_is(stock: StableDiffusionPipeline, ours: Denoiser) -> None:
@@ -96,7 +74,7 @@ def test_in_company_a_picture_stays_what_it_is(stock: StableDiffusionPipeline, o
     while waiting := [drawing for drawing in drawings if not drawing.done]:
         ours.step(waiting)
     for job, drawing in zip(jobs, drawings, strict=True):
-        assert psnr_db(ours.finish(drawing), by_pipeline(stock, job)) >= 35
+        assert psnr_db(ours.finish(drawing), by_stock(stock, job)) >= 35
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_a", "unipc"])

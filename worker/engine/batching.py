@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from worker.engine.runner import D
 
 OLDEST_FIRST_EVERY = 4
-"""Every so manieth call of a key goes to those that waited longest."""
+"""One call of a key in so many goes to those that waited longest."""
 
 
 @dataclass(slots=True)

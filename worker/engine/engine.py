@@ -202,6 +202,7 @@ class Engine(Generic[D]):
         return True
 
     def _drawings(self) -> list[D]:
+        """All that are under way, each told how much its job has left."""
         for run in self._runs.values():
             left = run.remaining_image_steps
             for drawing in run.drawings:
