@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BUILTIN = Path(__file__).parent / "builtin" / "weights"
 DEFAULTS_FILE = "sd_worker.json"
-"""Beside `model_index.json`: what a model's maker found best, by the names of a job's fields."""
+"""Beside `model_index.json`: what a model's maker found best, by the names of a job's fields, and `dtype`."""
 DTYPES = ("float32", "bfloat16", "float16")
 CODE_OR_PICKLE = (".py", ".pyc", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 SCHEDULER_SAMPLERS = {

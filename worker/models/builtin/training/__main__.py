@@ -18,6 +18,7 @@ from rich.console import Console
 from transformers import CLIPTokenizer
 
 from worker.models.builtin.training import autoencoder, codes, denoiser, scenes, text_encoder
+from worker.models.builtin.training.captions import describe
 from worker.models.builtin.training.stage import Stage
 from worker.models.builtin.training.tokenizer import write_json, write_tokenizer
 from worker.models.registry import DEFAULTS_FILE
@@ -136,7 +137,7 @@ def _draw_chunk(
         pictures.append(picture)
         latents.append(codes.encode(scene, masks))
         covered.append(np.maximum.reduce(masks).astype(np.float16))
-        captions.append([scenes.describe(scene, rng).text for _ in range(CAPTIONS_PER_PICTURE)])
+        captions.append([describe(scene, rng).text for _ in range(CAPTIONS_PER_PICTURE)])
     return np.stack(pictures), np.stack(latents), np.stack(covered), captions
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from worker.models.builtin.training import scenes
+from worker.models.builtin.training.captions import NAMED_CLASSES, describe
 from worker.models.builtin.training.stage import Stage
 from worker.models.builtin.training.tokenizer import MAX_LENGTH
 
@@ -48,13 +49,13 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
 def train(stage: Stage, tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> CLIPTextModel:
     """Train `encoder` on captions alone: every token from the end of the text on must know all that was named."""
     encoder.to(stage.device)
-    heads = nn.Linear(WIDTH, sum(scenes.NAMED_CLASSES)).to(stage.device)
+    heads = nn.Linear(WIDTH, sum(NAMED_CLASSES)).to(stage.device)
 
     def loss_at(step: int, generator: torch.Generator) -> torch.Tensor:
         rng = random.Random(stage.seed * 7_919 + step)
-        captions = [scenes.describe(scenes.draw_scene(rng), rng) for _ in range(BATCH)]
-        ids = tokenize(tokenizer, [caption.text for caption in captions]).to(stage.device)
-        named = torch.tensor([caption.named for caption in captions], device=stage.device)
+        asked = [describe(scenes.draw_scene(rng), rng) for _ in range(BATCH)]
+        ids = tokenize(tokenizer, [caption.text for caption in asked]).to(stage.device)
+        named = torch.tensor([caption.named for caption in asked], device=stage.device)
         with stage.autocast():
             hidden = encoder(ids).last_hidden_state  # [batch, 77, width]
         # The end token and one of the padding tokens behind it, which see the same text.
@@ -62,7 +63,7 @@ def train(stage: Stage, tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> CLI
         later = torch.minimum(end + torch.randint(1, 40, (BATCH,), generator=generator).to(end), torch.tensor(76))
         rows = torch.arange(BATCH, device=stage.device)
         seen = torch.cat([hidden[rows, end], hidden[rows, later]]).float()
-        logits = heads(seen).split(scenes.NAMED_CLASSES, dim=1)
+        logits = heads(seen).split(NAMED_CLASSES, dim=1)
         targets = torch.cat([named, named])
         return torch.stack([nn.functional.cross_entropy(one, targets[:, k]) for k, one in enumerate(logits)]).mean()
 

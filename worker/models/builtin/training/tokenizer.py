@@ -13,6 +13,7 @@ from pathlib import Path
 from tokenizers import pre_tokenizers
 
 from worker.models.builtin.training import scenes
+from worker.models.builtin.training.captions import LEAD_INS, TRIMMINGS
 
 EVERYDAY_WORDS = (
     "and or of the a an in on at with to from by for is are this that it its no not very more less one two "
@@ -34,7 +35,7 @@ MAX_LENGTH = 77
 
 def write_tokenizer(folder: Path) -> int:
     """Write `vocab.json`, `merges.txt` and the configs into `folder`; returns the vocabulary's size."""
-    caption_words = [*scenes.COLOURS, *scenes.SHAPES, *scenes.LEAD_INS, *scenes.TRIMMINGS]
+    caption_words = [*scenes.COLOURS, *scenes.SHAPES, *LEAD_INS, *TRIMMINGS]
     words = sorted(set(" ".join([*caption_words, *scenes.POSITIONS, EVERYDAY_WORDS]).split()))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = learn_merges(words)
