@@ -42,11 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = args.rows or (GPU_ROWS if args.backend == "cuda" else ROWS)
     machine, outcomes, began = describe(bench), list[Outcome](), time.monotonic()
     print("\n".join(f"{name}: {value}" for name, value in machine.items()) + "\n", flush=True)
-    for outcome in run(rows, bench):
-        outcomes.append(outcome)
-        print(_told(outcome), flush=True)
-    machine["the whole took"] = f"{(time.monotonic() - began) / 60:.1f} minutes"
-    print(align([HEADING, *claim_rows(outcomes)]))
+    try:
+        for outcome in run(rows, bench):
+            outcomes.append(outcome)
+            print(_told(outcome), flush=True)
+    finally:  # a run that is broken off keeps what it has
+        machine["the whole took"] = f"{(time.monotonic() - began) / 60:.1f} minutes"
+        print(align([HEADING, *claim_rows(outcomes)]))
+        _keep(args, machine, outcomes)
+    return 0 if all(_holds(outcome) for outcome in outcomes) else 1
+
+
+def _keep(args: argparse.Namespace, machine: dict[str, str], outcomes: list[Outcome]) -> None:
+    """Into the files that were asked for."""
     if args.json:
         write_json(args.json, as_json(machine, outcomes))
     if args.out:
@@ -55,7 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benches.speed.charts import draw_page
 
         print(f"\ncharts: {draw_page(args.charts, _heading(machine), outcomes)}")
-    return 0 if all(_holds(outcome) for outcome in outcomes) else 1
 
 
 def _told(outcome: Outcome) -> str:

@@ -21,8 +21,8 @@ from benches.speed.spread import once, quartiles, ratios
 
 def measure(bench: Bench) -> Outcome:
     """Picture by picture in turns."""
-    with servers.worker(bench, "--max-rows", "16") as url, bare_pipeline(bench) as call_s:
-        return run(_measure(url, call_s, bench))
+    with servers.worker(bench, "--max-rows", "16") as server, bare_pipeline(bench) as call_s:
+        return run(_measure(server.url, call_s, bench))
 
 
 async def _measure(url: str, call_s: Callable[[Job], float], bench: Bench) -> Outcome:

@@ -27,8 +27,8 @@ successor waits for its rows and for nothing else."""
 
 def measure(bench: Bench) -> Outcome:
     """Cancels come at random moments of a step."""
-    with servers.worker(bench, "--max-rows", str(MAX_ROWS)) as url:
-        return run(_measure(url, bench))
+    with servers.worker(bench, "--max-rows", str(MAX_ROWS)) as server:
+        return run(_measure(server.url, bench))
 
 
 async def _measure(url: str, bench: Bench) -> Outcome:

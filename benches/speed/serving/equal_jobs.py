@@ -1,4 +1,4 @@
-"""Row 1: eight clients in closed loops, equal jobs; images a second of the worker over each reference server."""
+"""Row 1: eight clients with equal jobs; images a second of the worker over B0, B2 and LitServe, and over B1 beside."""
 
 from __future__ import annotations
 
@@ -10,43 +10,58 @@ from benches.speed.outcome import Group, NotMeasured, Outcome
 from benches.speed.serving import servers
 from benches.speed.serving.client import ReferenceClient, WorkerClient
 from benches.speed.serving.load import closed_loop_s, latency_s, run
+from benches.speed.serving.process import Server
 from benches.speed.spread import middle, once, ratios
 
 CLIENTS = 8
-MAX_ROWS = 16
+MAX_ROWS = 2 * CLIENTS
+"""The worker's --max-rows: the eight that B2 and LitServe take at most have guidance, so two rows each."""
 REFERENCES = {"b0": servers.b0, "b1": servers.b1, "b2": servers.b2, "litserve": servers.litserve}
 LABELS = {"worker": "worker", "b0": "B0", "b1": "B1, compiled", "b2": "B2, micro-batched", "litserve": "LitServe"}
+ONE_BY_ONE = ("b0", "b1")
+"""Arms that draw one job after the other, so that their rate is the same however long the queue."""
+LIMIT_S = 1200.0
 
 
 def measure(bench: Bench) -> Outcome:
     """All arms are up all the time and take turns, so that each round sees one state of the machine."""
     missing: dict[str, str] = {}
-    urls: dict[str, str] = {}
+    arms: dict[str, Server] = {}
     with ExitStack() as stack:
-        urls["worker"] = stack.enter_context(servers.worker(bench, "--max-rows", str(MAX_ROWS)))
-        for name, start in REFERENCES.items():
+        for name, start in {"worker": _worker, **REFERENCES}.items():
             try:
                 if bench.quick and name == "b1":
                     raise NotMeasured("a quick run does not compile")
-                urls[name] = stack.enter_context(start(bench))
+                arms[name] = stack.enter_context(start(bench))
+                stack.enter_context(arms[name].resting())
             except NotMeasured as reason:
+                if name == "worker":
+                    raise
                 missing[name] = str(reason)
-        return run(_measure(urls, missing, bench))
+        return run(_measure(arms, missing, bench), LIMIT_S)
 
 
-async def _measure(urls: dict[str, str], missing: dict[str, str], bench: Bench) -> Outcome:
-    steps, rounds, each = bench.pick((20, 5, 2), (2, 1, 1))
+def _worker(bench: Bench) -> servers.Starting:
+    return servers.worker(bench, "--max-rows", str(MAX_ROWS))
+
+
+async def _measure(arms: dict[str, Server], missing: dict[str, str], bench: Bench) -> Outcome:
+    steps, rounds, each = bench.pick((20, 5, 3), (2, 1, 1))
     jobs = stream_of_jobs(steps)
     cold_s: dict[str, float] = {}
-    images_per_s: dict[str, list[float]] = {name: [] for name in urls}
-    async with Clients(urls) as clients:
-        for name, client in clients.items():
-            cold_s[name] = await latency_s(client, next(jobs))
-            await closed_loop_s(client, jobs, clients=CLIENTS, each=1)
-        for _ in range(rounds):
-            for name, client in clients.items():
-                took_s = await closed_loop_s(client, jobs, clients=CLIENTS, each=each)
-                images_per_s[name].append(CLIENTS * each / took_s)
+    images_per_s: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(1 + rounds):
+        for name, server in arms.items():
+            # A client of its own for each turn: servers close connections that were idle for some seconds.
+            with server.turn():
+                async with (WorkerClient if name == "worker" else ReferenceClient)(server.url) as client:
+                    if turn == 0:
+                        cold_s[name] = await latency_s(client, next(jobs))
+                        await closed_loop_s(client, jobs, clients=CLIENTS, each=1)
+                    else:
+                        hand = 1 if name in ONE_BY_ONE else each
+                        took_s = await closed_loop_s(client, jobs, clients=CLIENTS, each=hand)
+                        images_per_s[name].append(CLIENTS * hand / took_s)
     figures = {
         f"1.{name}": middle(ratios(images_per_s["worker"], images_per_s[name]))
         for name in images_per_s
@@ -71,19 +86,3 @@ async def _measure(urls: dict[str, str], missing: dict[str, str], bench: Bench) 
         tuple(notes),
         {f"1.{name}": reason for name, reason in missing.items() if name != "b1"},
     )
-
-
-class Clients:
-    """A client for every arm's URL, by its name; closed together."""
-
-    def __init__(self, urls: dict[str, str]) -> None:
-        self._clients = {
-            name: WorkerClient(url) if name == "worker" else ReferenceClient(url) for name, url in urls.items()
-        }
-
-    async def __aenter__(self) -> dict[str, WorkerClient | ReferenceClient]:
-        return self._clients
-
-    async def __aexit__(self, *exception: object) -> None:
-        for client in self._clients.values():
-            await client.__aexit__()

@@ -15,8 +15,8 @@ FLAGS = ("--max-rows", str(2 * JOBS), "--numerics")
 
 def measure(bench: Bench) -> Outcome:
     """Two workers, in turns."""
-    with servers.worker(bench, *FLAGS, "exact") as exact_url, servers.worker(bench, *FLAGS, "fast") as fast_url:
-        return run(_measure(exact_url, fast_url, bench))
+    with servers.worker(bench, *FLAGS, "exact") as exact, servers.worker(bench, *FLAGS, "fast") as fast:
+        return run(_measure(exact.url, fast.url, bench))
 
 
 async def _measure(exact_url: str, fast_url: str, bench: Bench) -> Outcome:

@@ -35,8 +35,8 @@ class Newcomer:
 
 def measure(bench: Bench) -> Outcome:
     """Newcomers come one by one, at random moments of the others' steps, with prompts that nobody had before."""
-    with servers.worker(bench, "--max-rows", str(MAX_ROWS)) as url:
-        return run(_measure(url, bench))
+    with servers.worker(bench, "--max-rows", str(MAX_ROWS)) as server:
+        return run(_measure(server.url, bench))
 
 
 async def _measure(url: str, bench: Bench) -> Outcome:

@@ -26,8 +26,8 @@ STEPS = 12
 
 def measure(bench: Bench) -> Outcome:
     """The same number of clients in every window: all of one size, or a third of each."""
-    with servers.worker(bench, "--max-rows", str(MAX_ROWS)) as url:
-        return run(_measure(url, bench))
+    with servers.worker(bench, "--max-rows", str(MAX_ROWS)) as server:
+        return run(_measure(server.url, bench))
 
 
 async def _measure(url: str, bench: Bench) -> Outcome:

@@ -25,8 +25,8 @@ MAX_ROWS = 16
 
 def measure(bench: Bench) -> Outcome:
     """Each round has arrivals of its own, the same for both arms."""
-    with servers.worker(bench, "--max-rows", str(MAX_ROWS)) as worker_url, servers.b2(bench) as b2_url:
-        return run(_measure(worker_url, b2_url, bench))
+    with servers.worker(bench, "--max-rows", str(MAX_ROWS)) as worker, servers.b2(bench) as b2:
+        return run(_measure(worker.url, b2.url, bench))
 
 
 async def _measure(worker_url: str, b2_url: str, bench: Bench) -> Outcome:

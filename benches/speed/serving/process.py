@@ -1,4 +1,4 @@
-"""A child process that serves on loopback: started, waited for until it is ready, ended by its own id."""
+"""A child process that serves on loopback: started, waited for until it is ready, laid to rest, ended by its own id."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import IO
 
 from benches.speed.bench import REPOSITORY, Bench
@@ -64,9 +65,35 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server that is up; `session` is the process group of it and its children."""
+
+    url: str
+    session: int
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Stopped until it has a `turn`: some servers poll many times a second while they have nothing to do."""
+        os.killpg(self.session, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.session, signal.SIGCONT)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The machine to itself, if all others rest."""
+        os.killpg(self.session, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.killpg(self.session, signal.SIGSTOP)
+
+
 @contextmanager
-def serving(name: str, arguments: Sequence[str], bench: Bench, *, ready: str = "/ready") -> Iterator[str]:
-    """The URL of a server that is told its port as the last argument. Raises NotMeasured when it does not come up."""
+def serving(name: str, arguments: Sequence[str], bench: Bench, *, ready: str = "/ready") -> Iterator[Server]:
+    """A server that is told its port as the last argument. Raises NotMeasured when it does not come up."""
     port = free_port()
     with tempfile.TemporaryFile() as log, started([*arguments, "--port", str(port)], bench, log) as process:
         deadline = time.monotonic() + READY_S
@@ -74,7 +101,7 @@ def serving(name: str, arguments: Sequence[str], bench: Bench, *, ready: str = "
             if process.poll() is not None or time.monotonic() > deadline:
                 raise NotMeasured(f"{name} did not come up: {_tail(log)}")
             time.sleep(POLL_S)
-        yield f"http://127.0.0.1:{port}"
+        yield Server(f"http://127.0.0.1:{port}", process.pid)
 
 
 def status(port: int, path: str) -> int | None:

@@ -17,8 +17,8 @@ PREVIEW = {"every": 5, "size": 128, "format": "jpeg"}
 
 def measure(bench: Bench) -> Outcome:
     """Three conditions in turns: nothing, previews alone, previews and readers."""
-    with servers.worker(bench, "--max-rows", "16") as url:
-        return run(_measure(url, bench))
+    with servers.worker(bench, "--max-rows", "16") as server:
+        return run(_measure(server.url, bench))
 
 
 async def _measure(url: str, bench: Bench) -> Outcome:

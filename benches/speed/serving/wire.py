@@ -30,8 +30,8 @@ def measure(bench: Bench) -> Outcome:
     """Round by round eight jobs; all their steps are one sample."""
     with tempfile.TemporaryDirectory() as folder:
         stamps = Path(folder) / "stamps"
-        with servers.stamped_worker(bench, str(stamps), "--max-rows", str(2 * CLIENTS)) as url:
-            return run(_measure(url, lambda: read_stamps(stamps.read_text(encoding="utf-8")), bench))
+        with servers.stamped_worker(bench, str(stamps), "--max-rows", str(2 * CLIENTS)) as server:
+            return run(_measure(server.url, lambda: read_stamps(stamps.read_text(encoding="utf-8")), bench))
 
 
 async def _measure(url: str, stamps: Callable[[], Moments], bench: Bench) -> Outcome:
