@@ -166,6 +166,18 @@ class StepByStep(Instant):
             raise TimeoutError("the test allowed no further step")
 
 
+class Paced(Instant):
+    """Each model call takes `step_s`."""
+
+    def __init__(self, step_s: float) -> None:
+        super().__init__()
+        self._step_s = step_s
+        self._never = threading.Event()
+
+    def before_step(self, batch: Sequence[Sketch]) -> None:
+        self._never.wait(self._step_s)
+
+
 class NeverEnds(Instant):
     """Hangs in its first model call until `allow_all`."""
 

@@ -27,6 +27,7 @@ from worker.engine.engine import Engine
 from worker.engine.rows import RowLimit
 from worker.jobs.events import Event
 from worker.jobs.job import Job
+from worker.jobs.journal import Journal
 from worker.jobs.params import Limits, ModelFacts
 from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
@@ -73,6 +74,7 @@ async def serve(
     ping_s: float = 15.0,
     stall_s: float = 10.0,
     receive_s: float = 10.0,
+    journal: Journal | None = None,
     on_built: Callable[[Parts], None] = lambda parts: None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:
@@ -101,7 +103,7 @@ async def serve(
         on_ready=on_ready,
         on_stop=on_stop,
     )
-    service = JobService(engine, limits, metrics.recorded)
+    service = JobService(engine, limits, metrics.recorded, journal)
 
     async def drain() -> None:
         await service.drain(drain_s)
@@ -128,6 +130,7 @@ async def serve(
 
     app = create_app(service, facts, metrics, worker_info, Tokens(tokens), 5.0, ping_s, stall_s)
     server = make_server(app, drain, service.hurry, receive_s)
+    service.restore(facts.id)
     engine.start()
     on_built(Parts(engine, service, server, failures))
     await server.serve(sockets=[listener])
@@ -286,7 +289,7 @@ def events_of(response: httpx.Response) -> Iterator[SseEvent]:
     """Parse a stream strictly: every event has exactly one id, one event and one data line, in this order."""
     lines: list[str] = []
     for line in response.iter_lines():
-        if line.startswith(":"):
+        if line.startswith((":", "retry: ")):
             continue
         if line:
             lines.append(line)

@@ -65,6 +65,7 @@ ROOMS = (
         only_in={"sse_starlette": "/stream.py"},
     ),
     Room("worker/jobs", ("worker.errors",)),
+    Room("worker/state", ("pydantic", "worker.errors", "worker.jobs")),
     Room(
         "worker/engine",
         ("numpy", "PIL", "torch", "worker.errors", "worker.jobs"),

@@ -18,12 +18,14 @@ WorkerError
 │   ├── QueueFull             429 queue_full
 │   ├── InternalError         500 internal_error
 │   ├── Draining              503 draining
+│   ├── StorageFull           503 storage_full
 │   └── WorkerFailed          503 worker_failed
 ├── JobFailure                the `failed` ending of one job
 │   ├── InvalidInput          invalid_input
 │   ├── OutOfMemory           out_of_memory
 │   ├── NanOutput             nan_output
-│   └── EngineFailed          engine_failed
+│   ├── EngineFailed          engine_failed
+│   └── Poisoned              poisoned
 └── StartError                one line on standard error, exit status 2
     ├── ConfigurationError    configuration
     ├── DeviceUnavailable     device_unavailable
@@ -176,6 +178,13 @@ class Draining(RequestError):
     headers = {"Retry-After": "5"}  # noqa: RUF012
 
 
+class StorageFull(RequestError):
+    """The worker cannot write jobs down at present: its state directory is full or out of order."""
+
+    status, code, retriable = 503, "storage_full", True
+    headers = {"Retry-After": "30"}  # noqa: RUF012
+
+
 class WorkerFailed(RequestError):
     """The worker's engine has failed and accepts no more jobs."""
 
@@ -211,6 +220,12 @@ class EngineFailed(JobFailure):
     """The engine failed while it worked on this job."""
 
     code, retriable = "engine_failed", True
+
+
+class Poisoned(JobFailure):
+    """The worker's process ended twice while this job ran; it is not tried again."""
+
+    code, retriable = "poisoned", False
 
 
 class StartError(WorkerError):

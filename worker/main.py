@@ -30,6 +30,7 @@ from worker.engine.runner import Runner
 from worker.errors import ConfigurationError, DeviceUnavailable, StartError, WorkerError
 from worker.jobs.events import Event
 from worker.jobs.job import Job
+from worker.jobs.journal import Journal, NoJournal
 from worker.jobs.params import Limits
 from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
@@ -97,17 +98,29 @@ def _serve(settings: Settings, backend: Backend) -> int:
         usual_dtype=usual_dtype(device),
         samplers=tuple(sorted([*sampling.SAMPLERS, *SCHEDULERS])),
     )
-    listener = _listen(settings.host, settings.port)
-    return asyncio.run(_run(settings, device, checkpoint, tokens, listener))
+    journal = _journal(settings, checkpoint)
+    with contextlib.closing(journal):
+        listener = _listen(settings.host, settings.port)
+        return asyncio.run(_run(settings, device, checkpoint, tokens, journal, listener))
 
 
 async def _run(
-    settings: Settings, device: Device, checkpoint: Checkpoint, tokens: Tokens, listener: socket.socket
+    settings: Settings,
+    device: Device,
+    checkpoint: Checkpoint,
+    tokens: Tokens,
+    journal: Journal,
+    listener: socket.socket,
 ) -> int:
     loop = asyncio.get_running_loop()
     url = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
     advertised = str(settings.advertise_url or url).rstrip("/")
-    limits = Limits(queue_capacity=settings.queue_capacity)
+    limits = Limits(
+        queue_capacity=settings.queue_capacity,
+        retained_s=settings.retain_s,
+        retained_jobs=settings.retain_jobs,
+        retained_bytes=settings.retain_bytes,
+    )
     rows = _row_limit(settings, device, checkpoint)
     failures: list[Exception] = []
 
@@ -149,10 +162,10 @@ async def _run(
         on_ready=on_engine_ready,
         on_stop=on_engine_stop,
     )
-    service = JobService(engine, limits, on_recorded)
+    service = JobService(engine, limits, on_recorded, journal)
 
     async def drain() -> None:
-        had_jobs = bool(service.store.unended())
+        had_jobs = service.busy()
         loop.call_soon(heartbeat.changed)
         await service.drain(0.0 if failures else settings.drain_s)
         await asyncio.sleep(LINGER_S if had_jobs else 0.0)
@@ -161,8 +174,9 @@ async def _run(
     heartbeat = _heartbeat(settings, info)
     app = create_app(service, checkpoint.facts, metrics, info, tokens, STREAM_GRACE_S)
     server = make_server(app, drain, service.hurry)
+    service.restore(checkpoint.facts.id)
     engine.start()
-    beating = asyncio.create_task(heartbeat.run())
+    beside = [asyncio.create_task(heartbeat.run()), asyncio.create_task(service.keep_house())]
     print(
         f"sd-worker-{device.backend} {__version__}: {checkpoint.facts.id} on {device.name}, {url} (loading)",
         file=sys.stderr,
@@ -170,7 +184,8 @@ async def _run(
     )
     await server.serve(sockets=[listener])
     stopped = await asyncio.to_thread(engine.stop, STOP_ENGINE_S)
-    beating.cancel()
+    for task in beside:
+        task.cancel()
     await heartbeat.tell_last(LAST_WORD_S)
     for failure in failures:
         detail = failure.detail if isinstance(failure, WorkerError) else type(failure).__name__
@@ -181,6 +196,14 @@ async def _run(
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _journal(settings: Settings, checkpoint: Checkpoint) -> Journal:
+    if settings.state_dir is None:
+        return NoJournal()
+    from worker.state.journal import SqliteJournal  # needs file locks, which not every system has
+
+    return SqliteJournal(settings.state_dir, checkpoint.facts.id)
 
 
 def _row_limit(settings: Settings, device: Device, checkpoint: Checkpoint) -> RowLimit:

@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     advertise_url: HttpUrl | None = Field(
         None, description="what heartbeats give as this worker's address (default: where it listens)"
     )
+    state_dir: Path | None = Field(
+        None, description="where accepted jobs and finished pictures are kept, so that they outlive the process"
+    )
+    retain_s: float = Field(3600.0, gt=0, description="seconds for which ended jobs and their pictures are kept")
+    retain_jobs: int = Field(500, ge=1, description="ended jobs that are kept at most")
+    retain_bytes: int = Field(512_000_000, ge=1, description="bytes of pictures that are kept at most")
     drain_s: float = Field(25.0, ge=0, le=3600, description="seconds that running jobs get to finish at shutdown")
     token_file: Path | None = Field(None, description="file whose lines are the accepted bearer tokens")
     token: SecretStr | None = Field(None, description="bearer token; by environment only")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 import pytest
@@ -48,6 +49,7 @@ LEGAL = {
     (Status.QUEUED, Started): Status.RUNNING,
     (Status.QUEUED, Failed): Status.FAILED,
     (Status.QUEUED, Cancelled): Status.CANCELLED,
+    (Status.RUNNING, Queued): Status.QUEUED,
     (Status.RUNNING, Progress): Status.RUNNING,
     (Status.RUNNING, Preview): Status.RUNNING,
     (Status.RUNNING, Completed): Status.COMPLETED,
@@ -81,6 +83,25 @@ def test_every_event_on_every_status(status: Status, event: Event) -> None:
         job.record(event)
         assert (job.status, job.log.last_id) == (then, before + 1)
     assert job.ended == job.log.ended == (job.ended_at is not None) == (job.finished_at is not None)
+
+
+def test_a_job_that_is_put_back_starts_from_nothing() -> None:
+    job = job_after(Queued(0, None), Started(1), Progress(3, 4, 0.5))
+    job.record(Queued(2, None))
+    assert (job.status, job.position, job.started_at, job.attempt) == (Status.QUEUED, 2, None, 1)
+    assert job.progress.step == 0
+    job.record(Started(2))
+    assert (job.status, job.attempt, job.log.last_id) == (Status.RUNNING, 2, 5)
+
+
+def test_what_happened_in_an_earlier_process_keeps_its_time() -> None:
+    created = datetime(2026, 1, 2, tzinfo=UTC)
+    job = Job(make_params(), "job_of_old", created)
+    job.record(Queued(0, None), created)
+    job.record(Cancelled(CancelReason.REQUESTED), created + timedelta(minutes=1))
+    assert (job.id, job.created_at, job.finished_at) == ("job_of_old", created, created + timedelta(minutes=1))
+    assert job.ended_at is not None
+    assert job.ended_at - job.accepted_at == pytest.approx(60.0, abs=1.0)
 
 
 def test_ids_tell_nothing_and_do_not_repeat() -> None:

@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Failed, Image, Preview, Progress, Timings
-from worker.jobs.log import EventLog
+from worker.jobs.log import PREVIEW_BYTES, EventLog
 from worker.jobs.params import ImageFormat
 
 WAIT_S = 10.0
@@ -106,3 +106,39 @@ def test_every_picture_that_is_kept_is_counted() -> None:
     preview = Preview(1, 2, 8, 8, ImageFormat.JPEG, b"1234567")
     assert filled(1, preview, COMPLETED).held_bytes() == 15
     assert filled(1, preview, CANCELLED).held_bytes() == 7, "previews stay, whatever the ending"
+
+
+async def test_numbers_of_what_is_no_longer_there_are_skipped() -> None:
+    log = filled(2)
+    log.skip()
+    log.append(CANCELLED)
+    assert log.last_id == 4
+    assert await ids(log) == [1, 2, 4]
+    assert await ids(log, after=2) == await ids(log, after=3) == [4]
+
+
+async def test_of_many_previews_the_newest_are_kept_and_all_progress() -> None:
+    log = EventLog()
+    for step in range(1, 11):
+        log.append(Progress(step, 10, None))
+        log.append(Preview(step, 10, 8, 8, ImageFormat.JPEG, bytes(PREVIEW_BYTES // 3)))
+    assert log.held_bytes() <= PREVIEW_BYTES
+    log.append(CANCELLED)
+    assert await ids(log) == [*range(1, 16, 2), 16, 17, 18, 19, 20, 21]
+
+
+async def test_a_preview_that_alone_is_too_large_is_still_kept() -> None:
+    log = EventLog()
+    log.append(Preview(1, 1, 8, 8, ImageFormat.JPEG, bytes(2 * PREVIEW_BYTES)))
+    log.append(CANCELLED)
+    assert await ids(log) == [1, 2]
+
+
+async def test_a_log_that_is_closed_lets_its_readers_go_without_an_ending() -> None:
+    log = filled(3)
+    reader = asyncio.create_task(ids(log))
+    await asyncio.sleep(0)
+    log.close()
+    assert await reader == [1, 2, 3]
+    assert await ids(log, after=2) == [3]
+    assert not log.ended

@@ -36,8 +36,8 @@ class Scripted:
         self.cancellations: asyncio.Queue[tuple[str, CancelReason]] = asyncio.Queue()
         self.drained = asyncio.Event()
 
-    def submit(self, work: Work) -> None:
-        if len(self.queue) >= self.capacity:
+    def submit(self, work: Work, *, whatever_waits: bool = False) -> None:
+        if len(self.queue) >= self.capacity and not whatever_waits:
             raise Full
         self.queue.append(work)
 

@@ -19,6 +19,8 @@ from worker.metrics import Metrics
 
 PING_S = 15
 STALL_S = 10
+RETRY_MS = 2000
+"""When a reader of a job that outlives the process should come back."""
 MAX_ID_DIGITS = 18
 LINE_END = "\n"
 
@@ -84,6 +86,8 @@ async def _events(service: JobService, job: Job, after: int, metrics: Metrics) -
         async for entry in entries:
             name, data = event_name(entry.event), entry_data(job, entry)
             yield ServerSentEvent(data, event=name, id=str(entry.id), sep=LINE_END)
+        if not job.ended:
+            yield ServerSentEvent(comment="the job goes on when the worker is back", retry=RETRY_MS, sep=LINE_END)
     finally:
         await entries.aclose()
         metrics.streams.dec()

@@ -88,9 +88,9 @@ class Engine(Generic[D]):
         """Start the thread: load, then serve until `stop`."""
         self._thread.start()
 
-    def submit(self, work: Work) -> None:
+    def submit(self, work: Work, *, whatever_waits: bool = False) -> None:
         """Let `work` wait for its turn. Raises `Full`."""
-        self._queue.put(work)
+        self._queue.put(work, whatever_waits=whatever_waits)
         # Whoever takes it out of the queue ends it: this, or the thread that ends at this moment.
         if self._state in (EngineState.FAILED, EngineState.STOPPED) and self._queue.remove(work.job_id):
             run: JobRun[D] = JobRun(work)

@@ -37,8 +37,8 @@ class Snapshot:
 class Engine(Protocol):
     """What the front needs of an engine, wherever it runs."""
 
-    def submit(self, work: Work) -> None:
-        """Take `work` up for drawing. Raises `Full`."""
+    def submit(self, work: Work, *, whatever_waits: bool = False) -> None:
+        """Take `work` up for drawing. Raises `Full`, unless it is to be taken whatever waits already."""
 
     def cancel(self, job_id: str, reason: CancelReason) -> bool:
         """True: it was still waiting and is gone. False: if it runs, its `Cancelled` will come as an event."""

@@ -23,7 +23,7 @@ from worker.jobs.events import (
     Started,
     Timings,
 )
-from worker.jobs.log import EventLog
+from worker.jobs.log import Entry, EventLog
 from worker.jobs.params import JobParams
 
 
@@ -42,10 +42,14 @@ class IllegalTransition(RuntimeError):
 
 
 class Job:
-    """Created when it is accepted; everything after comes in through `record`."""
+    """Created when it is accepted; everything after comes in through `record`.
 
-    def __init__(self, params: JobParams) -> None:
-        self.id = f"job_{secrets.token_hex(12)}"
+    One that was accepted by an earlier process is given its id and its time again.
+    """
+
+    def __init__(self, params: JobParams, job_id: str | None = None, created_at: datetime | None = None) -> None:
+        now = datetime.now(UTC)
+        self.id = job_id or f"job_{secrets.token_hex(12)}"
         self.params = params
         self.log = EventLog()
         self.status = Status.QUEUED
@@ -58,9 +62,9 @@ class Job:
         self.failure: Failed | None = None
         self.timings = Timings()
         self.cancel_reason: CancelReason | None = None
-        self.accepted_at = time.monotonic()
+        self.created_at = created_at or now
+        self.accepted_at = time.monotonic() - (now - self.created_at).total_seconds()
         self.ended_at: float | None = None
-        self.created_at = datetime.now(UTC)
         self.started_at: datetime | None = None
         self.finished_at: datetime | None = None
 
@@ -68,34 +72,41 @@ class Job:
     def ended(self) -> bool:
         return self.status in (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 
-    def record(self, event: Event) -> None:
-        """Take over what `event` says and append it to the log. Raises IllegalTransition if it cannot be."""
+    def record(self, event: Event, at: datetime | None = None) -> Entry:
+        """Take over what `event` says and append it to the log. Raises IllegalTransition if it cannot be.
+
+        `at` is when it happened, if not now. `Queued` while it runs puts it back, to be started once more.
+        """
+        at = at or datetime.now(UTC)
         match self.status, event:
-            case Status.QUEUED, Queued(position, eta_s):
+            case ((Status.QUEUED | Status.RUNNING), Queued(position, eta_s)):
+                if self.status is Status.RUNNING:
+                    self.status, self.started_at = Status.QUEUED, None
+                    self.progress = Progress(0, self.params.steps, None)
                 self.position, self.eta_s = position, eta_s
                 self.told_at = time.monotonic()
             case Status.QUEUED, Started(attempt):
                 self.status, self.attempt = Status.RUNNING, attempt
                 self.position = None
-                self.started_at = datetime.now(UTC)
+                self.started_at = at
             case Status.RUNNING, Progress():
                 self.progress, self.eta_s = event, event.eta_s
             case Status.RUNNING, Preview():
                 pass
             case Status.RUNNING, Completed(images, timings):
                 self.images = images
-                self._end(Status.COMPLETED, timings)
+                self._end(Status.COMPLETED, timings, at)
             case ((Status.QUEUED | Status.RUNNING), Failed()):
                 self.failure = event
-                self._end(Status.FAILED, event.timings)
+                self._end(Status.FAILED, event.timings, at)
             case ((Status.QUEUED | Status.RUNNING), Cancelled()):
-                self._end(Status.CANCELLED, event.timings)
+                self._end(Status.CANCELLED, event.timings, at)
             case _:
                 raise IllegalTransition(f"{type(event).__name__} while {self.status}")
-        self.log.append(event)
+        return self.log.append(event)
 
-    def _end(self, status: Status, timings: Timings) -> None:
+    def _end(self, status: Status, timings: Timings, at: datetime) -> None:
         self.status, self.timings = status, timings
         self.position = self.eta_s = None
-        self.ended_at = time.monotonic()
-        self.finished_at = datetime.now(UTC)
+        self.ended_at = time.monotonic() - (datetime.now(UTC) - at).total_seconds()
+        self.finished_at = at

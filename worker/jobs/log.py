@@ -1,15 +1,19 @@
 """The event log of one job: numbered from 1, followed by any number of readers from any number on.
 
-Lives on the event loop alone. A reader that is slow, absent or late misses nothing.
+Lives on the event loop alone. A reader that is slow, absent or late misses nothing but old previews.
 """
 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from worker.jobs.events import Completed, Ending, Event, Preview
+
+PREVIEW_BYTES = 4_000_000
+"""So much of a job's previews is kept, and always the newest; the numbers of older ones are skipped."""
 
 
 @dataclass(slots=True)
@@ -31,11 +35,10 @@ class EventLog:
     def __init__(self) -> None:
         self._entries: list[Entry] = []
         self._waiting: set[asyncio.Event] = set()
+        self._preview_bytes = 0
+        self.closed = False
+        self.last_id = 0
         self.readers = 0
-
-    @property
-    def last_id(self) -> int:
-        return len(self._entries)
 
     @property
     def ended(self) -> bool:
@@ -45,26 +48,36 @@ class EventLog:
         """Number `event` and wake every reader. Raises RuntimeError once the log has ended."""
         if self.ended:
             raise RuntimeError(f"the log has ended; {type(event).__name__} comes too late")
-        entry = Entry(self.last_id + 1, event)
+        self.last_id += 1
+        entry = Entry(self.last_id, event)
         self._entries.append(entry)
-        for waiting in self._waiting:
-            waiting.set()
+        if isinstance(event, Preview):
+            self._preview_bytes += len(event.data)
+            self._drop_old_previews()
+        self._wake()
         return entry
 
+    def skip(self) -> None:
+        """Use up a number for an event that is no longer there."""
+        self.last_id += 1
+
+    def close(self) -> None:
+        """Let every reader go, without an ending: the job goes on at another time, under the same numbers."""
+        self.closed = True
+        self._wake()
+
     async def follow(self, after: int) -> AsyncGenerator[Entry]:
-        """Every entry with a number above `after`, in order, until the ending has been given."""
+        """Every entry with a number above `after`, in order, until the ending has been given or the log is closed."""
         more = asyncio.Event()
         self._waiting.add(more)
         self.readers += 1
         try:
-            position = max(0, after)
             while True:
                 more.clear()
-                while position < len(self._entries):
-                    entry = self._entries[position]
-                    position += 1
+                while (entry := self._first_after(after)) is not None:
+                    after = entry.id
                     yield entry
-                if self.ended:
+                if self.ended or self.closed:
                     return
                 await more.wait()
         finally:
@@ -73,11 +86,25 @@ class EventLog:
 
     def held_bytes(self) -> int:
         """Bytes of pictures, finished and previewed, that this log keeps."""
-        held = 0
-        for entry in self._entries:
-            match entry.event:
-                case Preview(data=data):
-                    held += len(data)
-                case Completed(images):
-                    held += sum(len(image.data) for image in images)
-        return held
+        finished = self._entries[-1].event if self._entries else None
+        images = finished.images if isinstance(finished, Completed) else ()
+        return self._preview_bytes + sum(len(image.data) for image in images)
+
+    def _first_after(self, number: int) -> Entry | None:
+        place = bisect_right(self._entries, number, key=lambda entry: entry.id)
+        return self._entries[place] if place < len(self._entries) else None
+
+    def _drop_old_previews(self) -> None:
+        if self._preview_bytes <= PREVIEW_BYTES:
+            return
+        previews = [entry for entry in self._entries if isinstance(entry.event, Preview)]
+        for entry in previews[:-1]:
+            if self._preview_bytes <= PREVIEW_BYTES:
+                break
+            assert isinstance(entry.event, Preview)
+            self._preview_bytes -= len(entry.event.data)
+            self._entries.remove(entry)
+
+    def _wake(self) -> None:
+        for waiting in self._waiting:
+            waiting.set()

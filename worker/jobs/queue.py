@@ -38,10 +38,10 @@ class JobQueue:
     def __len__(self) -> int:
         return sum(len(lane) for lane in self._lanes.values())
 
-    def put(self, work: Work) -> None:
-        """Append behind its equals and wake the engine. Raises Full."""
+    def put(self, work: Work, *, whatever_waits: bool = False) -> None:
+        """Append behind its equals and wake the engine. Raises Full, unless it is to be taken whatever waits."""
         with self._changed:
-            if len(self) >= self.capacity:
+            if len(self) >= self.capacity and not whatever_waits:
                 raise Full
             self._lanes[work.params.priority].append(work)
             self._changed.notify()

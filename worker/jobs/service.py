@@ -7,18 +7,27 @@ Lives on the event loop alone.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from worker import errors
-from worker.jobs.engine import Engine, EngineState, Snapshot
-from worker.jobs.events import Cancelled, CancelReason, Ending, Event, Queued, Started, Timings
-from worker.jobs.job import Job
+from worker.jobs import estimates
+from worker.jobs.engine import Engine, EngineState
+from worker.jobs.estimates import Place
+from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Failed, Queued, Started, Timings
+from worker.jobs.job import Job, Status
+from worker.jobs.journal import Journal, NoJournal
 from worker.jobs.params import JobParams, Limits, OnDisconnect
 from worker.jobs.queue import Full, Work
 from worker.jobs.store import JobStore
 
+logger = logging.getLogger(__name__)
+
+MAX_KILLS = 2
+"""A job during which the process died so many times is not tried again."""
+HOUSEKEEPING_S = 5.0
 POSITION_EVERY_S = 1.0
 """How often one waiting job is told where it stands, at most."""
 SETTLE_S = 0.05
@@ -31,22 +40,52 @@ class JobService:
     """One per worker. `on_event` is told of every recorded event, for metrics."""
 
     def __init__(
-        self, engine: Engine, limits: Limits, on_event: Callable[[Job, Event], None] = lambda job, event: None
+        self,
+        engine: Engine,
+        limits: Limits,
+        on_event: Callable[[Job, Event], None] = lambda job, event: None,
+        journal: Journal | None = None,
     ) -> None:
         self.engine = engine
         self.limits = limits
-        self.store = JobStore(limits)
+        self.journal = journal or NoJournal()
+        self.store = JobStore(limits, self.journal.forget)
         self._on_event = on_event
         self._accepting = True
+        self._closed = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._positions_due: asyncio.TimerHandle | None = None
+        self._completing: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()
         self._hurried = False
+
+    def restore(self, model_id: str) -> None:
+        """Take over what an earlier process accepted: ended jobs as they are, the others to be drawn from the start.
+
+        Call it once, before the engine starts.
+        """
+        restored = self.journal.restore()
+        self.store.restore(((one.job, one.key, one.digest) for one in restored.jobs), restored.expired)
+        for one in restored.jobs:
+            job = one.job
+            if job.ended:
+                continue
+            if one.kills >= MAX_KILLS:
+                self._fail(job, errors.Poisoned())
+            elif one.model_id != model_id:
+                self._fail(job, errors.InvalidInput("The worker came back with another model than this job was for"))
+            else:
+                work = Work(job.id, job.params, attempt=job.attempt + 1, accepted_at=job.accepted_at)
+                self.engine.submit(work, whatever_waits=True)
+                if job.status is Status.RUNNING:
+                    self._record([(job, Queued(*self.places().get(job.id, (0, None))))])
+                self._end_in_time(job)
+        self._positions_changed()
 
     def submit(self, params: JobParams, key: str | None = None, digest: bytes = b"") -> tuple[Job, bool]:
         """The accepted job and True, or the one this idempotency key already stands for and False.
 
-        Raises IdempotencyConflict, Draining, WorkerFailed, QueueFull.
+        Raises IdempotencyConflict, Draining, WorkerFailed, QueueFull, StorageFull.
         """
         if key is not None and (known := self.store.by_key(key, digest)) is not None:
             return known, False
@@ -59,13 +98,19 @@ class JobService:
         try:
             self.engine.submit(Work(job.id, params, accepted_at=job.accepted_at))
         except Full:
-            raise errors.QueueFull(self._retry_after_s(snapshot)) from None
+            raise errors.QueueFull(estimates.retry_after_s(snapshot)) from None
         self.store.add(job, key, digest)
         # The engine may have taken it already; its `Started` is then on the way and comes after this.
-        self._record(job, Queued(*self.places().get(job.id, (0, None))))
+        queued = Queued(*self.places().get(job.id, (0, None)))
+        try:
+            self.journal.accept(job, job.record(queued), key, digest)
+        except errors.StorageFull:
+            self.engine.cancel(job.id, CancelReason.REQUESTED)
+            self.store.discard(job)
+            raise
+        self._on_event(job, queued)
         self._positions_changed()  # of those that it came in front of
-        loop = asyncio.get_running_loop()
-        self._timers[job.id] = loop.call_later(params.timeout_s, self.cancel, job.id, CancelReason.TIMEOUT)
+        self._end_in_time(job)
         return job, True
 
     def cancel(self, job_id: str, reason: CancelReason = CancelReason.REQUESTED) -> Job:
@@ -73,87 +118,150 @@ class JobService:
         job = self.store.get(job_id)
         if not job.ended:
             job.cancel_reason = job.cancel_reason or reason
-            if self.engine.cancel(job_id, job.cancel_reason):
+            if self._closed or self.engine.cancel(job_id, job.cancel_reason):
                 self._cancel_waiting(job, job.cancel_reason)
                 self._positions_changed()
         return job
 
     def receive(self, events: Iterable[tuple[str, Event]]) -> None:
         """What the engine tells, in order. Events for a job that was ended here meanwhile come too late."""
-        started = False
+        if self._closed:
+            return
+        told: list[tuple[Job, Event]] = []
         for job_id, event in events:
             job = self.store.find(job_id)
             if job is None or job.ended:
                 continue
-            started = started or isinstance(event, Started)
-            self._record(job, event)
-        if started:
+            if not self.journal.durable:
+                told.append((job, event))
+            elif isinstance(event, Completed):
+                self._complete(job, event)
+            elif not self._goes_on_later(job, event):
+                told.append((job, event))
+        self._record(told)
+        if any(isinstance(event, Started) for _, event in told):
             self._positions_changed()
 
-    def places(self) -> dict[str, tuple[int, float | None]]:
-        """(position, eta_s) of every waiting job at this moment, the estimate as the engine was measured so far."""
-        snapshot = self.engine.snapshot()
-        places: dict[str, tuple[int, float | None]] = {}
-        ahead, image_step_s = snapshot.running_image_steps, snapshot.image_step_s
-        for position, job_id in enumerate(snapshot.waiting):
-            if (job := self.store.find(job_id)) is not None:
-                ahead += job.params.steps * job.params.num_images
-            places[job_id] = position, None if image_step_s is None else round(ahead * image_step_s, 3)
-        return places
+    def places(self) -> dict[str, Place]:
+        """Of every waiting job at this moment, by its id."""
+        return estimates.places(self.engine.snapshot(), self._params)
 
     def eta_s(self) -> float | None:
         """Seconds until everything that was accepted is done; None while the engine's pace is unknown."""
-        snapshot = self.engine.snapshot()
-        if snapshot.image_step_s is None:
-            return None
-        waiting = (self.store.find(job_id) for job_id in snapshot.waiting)
-        steps = sum(job.params.steps * job.params.num_images for job in waiting if job is not None)
-        return round((snapshot.running_image_steps + steps) * snapshot.image_step_s, 3)
+        return estimates.all_done_s(self.engine.snapshot(), self._params)
 
     def reader_left(self, job: Job) -> None:
         """Tell that a stream was closed by its reader; the last one may take the job along."""
-        if job.params.on_disconnect is OnDisconnect.CANCEL and job.log.readers == 0 and not job.ended:
+        if (
+            job.params.on_disconnect is OnDisconnect.CANCEL
+            and job.log.readers == 0
+            and not (job.ended or job.log.closed)
+        ):
             self.cancel(job.id, CancelReason.DISCONNECTED)
 
     async def drain(self, budget_s: float) -> None:
-        """Accept nothing more, end what waits, let what runs finish within `budget_s`, then end it too."""
+        """Accept nothing more and let what runs finish within `budget_s`. What is left then, and what waits, ends too;
+        with a journal it is left for the next process, and its readers are let go."""
         self._accepting = False
         for job_id in self.engine.drain():
-            if (job := self.store.find(job_id)) is not None and not job.ended:
+            job = self.store.find(job_id)
+            if job is None or job.ended:
+                continue
+            if self.journal.durable:
+                job.log.close()
+            else:
                 self._cancel_waiting(job, CancelReason.SHUTDOWN)
         await self._until_quiet(0.0 if self._hurried else budget_s)
+        if self.journal.durable:
+            self._leave_for_later()
+            return
         for job in self.store.unended():
             self.cancel(job.id, CancelReason.SHUTDOWN)
         await self._until_quiet(UNRESPONSIVE_S)
-        for job in self.store.unended():
-            self._record(job, Cancelled(CancelReason.SHUTDOWN))
+        self._record([(job, Cancelled(CancelReason.SHUTDOWN)) for job in self.store.unended()])
 
     def hurry(self) -> None:
         """Cut the budget of a drain short: what still runs is cancelled now."""
         self._hurried = True  # in case the drain has not begun to wait yet
         self._quiet.set()
 
+    async def keep_house(self) -> None:
+        """For ever: forget what is too old although nobody asks, and tidy the journal."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            self.store.expire()
+            await asyncio.to_thread(self.journal.checkpoint)
+
+    def busy(self) -> bool:
+        """Whether anything is left that a drain waits for."""
+        return any(not self.journal.durable or job.status is Status.RUNNING for job in self.store.unended())
+
     async def _until_quiet(self, timeout_s: float) -> None:
         self._quiet.clear()
-        if self.store.unended():
+        if self.busy():
             try:
                 await asyncio.wait_for(self._quiet.wait(), timeout_s)
             except TimeoutError:
                 return
 
+    def _leave_for_later(self) -> None:
+        """What runs is put back, so that the next process does not take it for the cause of this one's end."""
+        left = self.store.unended()
+        running = [job for job in left if job.status is Status.RUNNING]
+        self._record([(job, Queued(position, None)) for position, job in enumerate(running)])
+        self._closed = True
+        for job in running:
+            self.engine.cancel(job.id, CancelReason.SHUTDOWN)
+        for job in left:
+            job.log.close()
+
+    def _goes_on_later(self, job: Job, event: Event) -> bool:
+        """Whether `event` is the end of an engine that never took `job` up; with a journal the next process will."""
+        gone = isinstance(event, Failed) and event.code == errors.EngineFailed.code
+        return gone and job.status is Status.QUEUED
+
+    def _complete(self, job: Job, completed: Completed) -> None:
+        """Tell of pictures once they are written, on another thread."""
+
+        async def complete() -> None:
+            try:
+                await asyncio.to_thread(self.journal.keep_images, job.id, completed.images)
+                durable = True
+            except OSError as error:
+                logger.warning("pictures cannot be written to the state directory: %s", error.strerror)
+                durable = False  # the job is done and its pictures are here, for as long as the process lives
+            if not job.ended and not self._closed:
+                self._record([(job, completed)], durable=durable)
+
+        task = asyncio.get_running_loop().create_task(complete())
+        self._completing.add(task)
+        task.add_done_callback(self._completing.discard)
+
+    def _end_in_time(self, job: Job) -> None:
+        left_s = job.accepted_at + job.params.timeout_s - time.monotonic()
+        loop = asyncio.get_running_loop()
+        self._timers[job.id] = loop.call_later(max(0.0, left_s), self.cancel, job.id, CancelReason.TIMEOUT)
+
     def _cancel_waiting(self, job: Job, reason: CancelReason) -> None:
         waited_s = round(time.monotonic() - job.accepted_at, 4)
-        self._record(job, Cancelled(reason, Timings(queue_s=waited_s, total_s=waited_s)))
+        self._record([(job, Cancelled(reason, Timings(queue_s=waited_s, total_s=waited_s)))])
 
-    def _record(self, job: Job, event: Event) -> None:
-        job.record(event)
-        self._on_event(job, event)
-        if isinstance(event, Ending):
-            if (timer := self._timers.pop(job.id, None)) is not None:
-                timer.cancel()
-            self.store.note_ended(job)
-            if not self.store.unended():
-                self._quiet.set()
+    def _fail(self, job: Job, error: errors.JobFailure) -> None:
+        self._record([(job, Failed(error.code, error.detail, error.retriable))])
+
+    def _record(self, told: Sequence[tuple[Job, Event]], *, durable: bool = True) -> None:
+        """Readers wake when the loop goes on, so that they see nothing that is not in the journal."""
+        recorded = [(job, job.record(event)) for job, event in told if not job.ended]
+        if durable and recorded:
+            self.journal.record(recorded)
+        for job, entry in recorded:
+            self._on_event(job, entry.event)
+            if entry.is_ending:
+                if (timer := self._timers.pop(job.id, None)) is not None:
+                    timer.cancel()
+                self.store.note_ended(job)
+        if any(entry.is_ending for _, entry in recorded) and not self.busy():
+            self._quiet.set()
 
     def _positions_changed(self, in_s: float = SETTLE_S) -> None:
         if self._positions_due is None:
@@ -168,15 +276,12 @@ class JobService:
             if job is None or job.ended or job.position == position:
                 continue
             if (due_s := job.told_at + POSITION_EVERY_S - now) <= 0:
-                self._record(job, Queued(position, eta_s))
+                self._record([(job, Queued(position, eta_s))])
             else:
                 next_due_s = min(next_due_s, due_s)
         if next_due_s < math.inf:
             self._positions_changed(max(SETTLE_S, next_due_s))
 
-    def _retry_after_s(self, snapshot: Snapshot) -> int:
-        """Whole seconds until a place in the queue should be free: when the first waiting job is taken up."""
-        if snapshot.image_step_s is None or snapshot.running == 0:
-            return 5
-        per_job = snapshot.running_image_steps / snapshot.running
-        return max(1, min(600, math.ceil(per_job * snapshot.image_step_s)))
+    def _params(self, job_id: str) -> JobParams | None:
+        job = self.store.find(job_id)
+        return None if job is None else job.params

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 
 from worker import errors
 from worker.jobs.job import Job
@@ -17,12 +18,15 @@ REMEMBERED_IDS = 10_000
 
 
 class JobStore:
-    """Jobs by id, in order of acceptance."""
+    """Jobs by id, in order of acceptance. `on_forget` is told the ids of what is forgotten."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, on_forget: Callable[[list[str]], None] = lambda job_ids: None) -> None:
         self._limits = limits
+        self._on_forget = on_forget
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._by_key: dict[str, tuple[bytes, str]] = {}
+        self._key_of: dict[str, str] = {}
+        self._ended: OrderedDict[str, Job] = OrderedDict()  # in order of ending
         self._expired: OrderedDict[str, None] = OrderedDict()
         self._held_bytes = 0
 
@@ -34,6 +38,25 @@ class JobStore:
         self._jobs[job.id] = job
         if key is not None:
             self._by_key[key] = (digest, job.id)
+            self._key_of[job.id] = key
+
+    def restore(self, jobs: Iterable[tuple[Job, str | None, bytes]], expired: Iterable[str]) -> None:
+        """Know what an earlier process knew."""
+        ended = list[Job]()
+        for job, key, digest in jobs:
+            self.add(job, key, digest)
+            if job.ended:
+                ended.append(job)
+        self._expired.update(dict.fromkeys(expired))
+        for job in sorted(ended, key=lambda one: one.ended_at or 0.0):
+            self._ended[job.id] = job
+            self._held_bytes += job.log.held_bytes()
+        self.expire()
+
+    def discard(self, job: Job) -> None:
+        """As if `job` had never been added; it has not ended."""
+        del self._jobs[job.id]
+        self._drop_key(job)
 
     def get(self, job_id: str) -> Job:
         """The job. Raises JobNotFound or JobExpired."""
@@ -68,25 +91,33 @@ class JobStore:
 
     def note_ended(self, job: Job) -> None:
         """Count what an ended job holds against the limits."""
+        self._ended[job.id] = job
         self._held_bytes += job.log.held_bytes()
         self.expire()
 
     def expire(self) -> None:
         """Forget ended jobs that are too old, too many or too large, those that ended first before others."""
-        limits, now = self._limits, time.monotonic()
-        ended = sorted((job.ended_at, job.id) for job in self._jobs.values() if job.ended_at is not None)
-        excess = len(ended) - limits.retained_jobs
-        for ended_at, job_id in ended:
-            too_old = now - ended_at > limits.retained_s
-            if excess <= 0 and not too_old and self._held_bytes <= limits.retained_bytes:
+        limits, now, forgotten = self._limits, time.monotonic(), list[str]()
+        while self._ended:
+            job = next(iter(self._ended.values()))
+            too_old = job.ended_at is not None and now - job.ended_at > limits.retained_s
+            too_many = len(self._ended) > limits.retained_jobs
+            if not too_old and not too_many and self._held_bytes <= limits.retained_bytes:
                 break
-            self._forget(self._jobs[job_id])
-            excess -= 1
+            self._forget(job)
+            forgotten.append(job.id)
+        if forgotten:
+            self._on_forget(forgotten)
 
     def _forget(self, job: Job) -> None:
         del self._jobs[job.id]
+        del self._ended[job.id]
+        self._drop_key(job)
         self._held_bytes -= job.log.held_bytes()
-        self._by_key = {key: entry for key, entry in self._by_key.items() if entry[1] != job.id}
         self._expired[job.id] = None
         while len(self._expired) > REMEMBERED_IDS:
             self._expired.popitem(last=False)
+
+    def _drop_key(self, job: Job) -> None:
+        if (key := self._key_of.pop(job.id, None)) is not None:
+            del self._by_key[key]

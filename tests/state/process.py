@@ -1,0 +1,156 @@
+"""A worker with a state directory in a process of its own, which a test may kill; its runner is a fake.
+
+As a program: `python -m tests.state.process STATE_DIR PORT STEP_S DRAIN_S` serves until it is stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from tests.fakes import FACTS, LIMITS, DrawsNoise, Paced
+from tests.serving import WAIT_S, SseEvent, check_refusal, events_of, serve
+from worker.state.journal import SqliteJournal
+
+ROOT = Path(__file__).parents[2]
+
+
+class PacedNoise(Paced, DrawsNoise):
+    """Takes its time, and draws pictures of some size."""
+
+
+class KeptWorker:
+    """Starts at once; `kill`, `terminate` and `start` again, on the same port and directory."""
+
+    def __init__(
+        self, folder: Path, *, step_s: float = 0.02, drain_s: float = 0.0, file_bytes: int | None = None
+    ) -> None:
+        self.folder = folder
+        self.port = _free_port()
+        self._settings = [str(folder), str(self.port), str(step_s), str(drain_s)]
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}",
+            timeout=WAIT_S,
+            trust_env=False,
+            event_hooks={"response": [check_refusal]},
+        )
+        self.start(file_bytes=file_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.kill()
+
+    def start(self, *, step_s: float | None = None, file_bytes: int | None = None) -> None:
+        """Return when it answers. With `file_bytes` no file of its can grow larger, as on a full disk."""
+        if step_s is not None:
+            self._settings[2] = str(step_s)
+
+        def limit() -> None:
+            if file_bytes is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.state.process", *self._settings],
+            cwd=ROOT,
+            preexec_fn=limit,
+        )
+        never, deadline = threading.Event(), time.monotonic() + WAIT_S
+        while not self._answers():
+            assert self.process.poll() is None, "the worker ended"
+            assert time.monotonic() < deadline, "the worker does not answer"
+            never.wait(0.01)
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit status."""
+        self.process.terminate()
+        return self.process.wait(WAIT_S)
+
+    def post(self, **fields: Any) -> dict[str, Any]:
+        """An accepted job."""
+        response = self.try_post(**fields)
+        assert response.status_code in (200, 202), response.text
+        job: dict[str, Any] = response.json()
+        return job
+
+    def try_post(self, *, key: str | None = None, **fields: Any) -> httpx.Response:
+        """Whatever the answer is."""
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return self.client.post("/v1/jobs", json={"prompt": "a red circle"} | fields, headers=headers)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """The job as it stands now."""
+        response = self.client.get(f"/v1/jobs/{job_id}")
+        assert response.status_code == 200, response.text
+        job: dict[str, Any] = response.json()
+        return job
+
+    def picture(self, job_id: str, index: int = 0) -> bytes:
+        """A finished one."""
+        return self.client.get(f"/v1/jobs/{job_id}/images/{index}").raise_for_status().content
+
+    @contextlib.contextmanager
+    def following(self, job_id: str, after: int = 0) -> Iterator[Iterator[SseEvent]]:
+        """The events of a job, as they come."""
+        with self.client.stream("GET", f"/v1/jobs/{job_id}/stream", headers={"Last-Event-ID": str(after)}) as response:
+            assert response.status_code == 200, response.read()
+            yield events_of(response)
+
+    def stream(self, job_id: str, after: int = 0) -> list[SseEvent]:
+        """All events of a job behind a number, until the stream ends."""
+        with self.following(job_id, after) as events:
+            return list(events)
+
+    def wait_for(self, job_id: str, name: str, after: int = 0) -> SseEvent:
+        """The first event of that name."""
+        with self.following(job_id, after) as events:
+            return next(event for event in events if event.name == name)
+
+    def _answers(self) -> bool:
+        try:
+            return self.client.get("/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def main(folder: str, port: str, step_s: str, drain_s: str) -> int:
+    """Serve until stopped."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit is then an error like any other
+    listener = socket.create_server(("127.0.0.1", int(port)), backlog=512)
+    listener.setblocking(False)
+    limits = replace(LIMITS, queue_capacity=1000)
+    journal = SqliteJournal(Path(folder), FACTS.id)
+    with contextlib.closing(journal):
+        return asyncio.run(
+            serve(PacedNoise(float(step_s)), listener, limits=limits, drain_s=float(drain_s), journal=journal)
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,242 @@
+"""The journal by itself: what is written comes back, and what cannot be written loses nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import PREVIEW, make_params
+from worker.errors import ConfigurationError, StorageFull
+from worker.jobs.events import (
+    Cancelled,
+    CancelReason,
+    Completed,
+    Event,
+    Failed,
+    Image,
+    Preview,
+    Progress,
+    Queued,
+    Started,
+    Timings,
+)
+from worker.jobs.job import Job, Status
+from worker.jobs.params import ImageFormat, OnDisconnect, Priority
+from worker.state import journal as journal_module
+from worker.state.journal import SqliteJournal
+
+PICTURES = (Image(0, 1, 64, 64, ImageFormat.PNG, b"first"), Image(1, 2, 64, 64, ImageFormat.PNG, b"second"))
+LIVES: dict[str, tuple[Event, ...]] = {
+    "waiting": (),
+    "running": (Started(1), Progress(1, 4, 0.5), Preview(1, 4, 8, 8, ImageFormat.JPEG, b"gone"), Progress(2, 4, None)),
+    "completed": (Started(1), Completed(PICTURES, Timings(0.1, 0.2, 0.3, 0.4, 1.0))),
+    "failed": (Started(1), Failed("nan_output", "no numbers", True, Timings(total_s=2.0))),
+    "cancelled": (Cancelled(CancelReason.TIMEOUT, Timings(queue_s=1.0)),),
+}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[SqliteJournal]:
+    opened = SqliteJournal(tmp_path / "state", "fake")
+    yield opened
+    opened.close()
+
+
+def reopen(journal: SqliteJournal, tmp_path: Path, model_id: str = "fake") -> SqliteJournal:
+    journal.close()
+    return SqliteJournal(tmp_path / "state", model_id)
+
+
+def live(journal: SqliteJournal, *events: Event, key: str | None = None, **changes: object) -> Job:
+    """A job that is accepted and has lived through `events`, all of it written."""
+    job = Job(make_params(**changes))
+    journal.accept(job, job.record(Queued(3, 1.5)), key, b"digest")
+    for event in events:
+        if isinstance(event, Completed):
+            journal.keep_images(job.id, event.images)
+        journal.record([(job, job.record(event))])
+    return job
+
+
+@pytest.mark.parametrize("life", LIVES)
+async def test_every_life_comes_back(journal: SqliteJournal, tmp_path: Path, life: str) -> None:
+    job = live(journal, *LIVES[life], key="key", preview=PREVIEW, labels={"a": "b"}, priority=Priority.LOW)
+    again = reopen(journal, tmp_path)
+    (kept,) = again.restore().jobs
+    again.close()
+    assert kept.job.params == job.params
+    assert (kept.key, kept.digest, kept.model_id) == ("key", b"digest", "fake")
+    assert kept.kills == (life == "running")
+    for name in ("id", "status", "attempt", "progress", "images", "failure", "timings", "created_at"):
+        assert getattr(kept.job, name) == getattr(job, name), name
+    assert kept.job.log.last_id == job.log.last_id
+    if job.ended:
+        before = [(entry.id, entry.event) async for entry in job.log.follow(0)]
+        after = [(entry.id, entry.event) async for entry in kept.job.log.follow(0)]
+        assert after == before
+
+
+async def test_a_preview_leaves_its_number(journal: SqliteJournal, tmp_path: Path) -> None:
+    live(journal, *LIVES["running"])
+    again = reopen(journal, tmp_path)
+    (kept,) = again.restore().jobs
+    again.close()
+    kept.job.record(Cancelled(CancelReason.REQUESTED))
+    assert [entry.id async for entry in kept.job.log.follow(0)] == [1, 2, 3, 5, 6]
+
+
+def test_every_start_counts_what_ran(journal: SqliteJournal, tmp_path: Path) -> None:
+    live(journal, *LIVES["running"])
+    for kills in (1, 2, 3):
+        journal = reopen(journal, tmp_path)
+        assert [kept.kills for kept in journal.restore().jobs] == [kills]
+    journal.close()
+
+
+def test_order_of_acceptance(journal: SqliteJournal, tmp_path: Path) -> None:
+    jobs = [live(journal, on_disconnect=OnDisconnect.CANCEL) for _ in range(20)]
+    again = reopen(journal, tmp_path)
+    assert [kept.job.id for kept in again.restore().jobs] == [job.id for job in jobs]
+    again.close()
+
+
+def test_forgotten_jobs_leave_their_ids_and_nothing_else(journal: SqliteJournal, tmp_path: Path) -> None:
+    gone, stays = live(journal, *LIVES["completed"]), live(journal, *LIVES["completed"])
+    journal.forget([gone.id])
+    assert [folder.name for folder in (tmp_path / "state" / "images").iterdir()] == [stays.id]
+    again = reopen(journal, tmp_path)
+    restored = again.restore()
+    again.close()
+    assert [kept.job.id for kept in restored.jobs] == [stays.id]
+    assert restored.expired == [gone.id]
+    with sqlite3.connect(tmp_path / "state" / "jobs.sqlite3") as database:
+        assert {job_id for (job_id,) in database.execute("SELECT DISTINCT job_id FROM events")} == {stays.id}
+
+
+def test_only_so_many_forgotten_ids_are_kept(
+    journal: SqliteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "REMEMBERED_IDS", 3)
+    jobs = [live(journal, *LIVES["cancelled"]) for _ in range(6)]
+    for job in jobs:
+        journal.forget([job.id])
+    again = reopen(journal, tmp_path)
+    assert again.restore().expired == [job.id for job in jobs[-3:]]
+    again.close()
+
+
+def test_pictures_that_belong_to_nobody_are_removed_at_the_start(journal: SqliteJournal, tmp_path: Path) -> None:
+    completed, running = live(journal, *LIVES["completed"]), live(journal, *LIVES["running"])
+    journal.keep_images(running.id, PICTURES)  # and then the process died
+    images = tmp_path / "state" / "images"
+    (images / "job_x.part").mkdir()
+    again = reopen(journal, tmp_path)
+    again.restore()
+    again.close()
+    assert [folder.name for folder in images.iterdir()] == [completed.id]
+
+
+def test_pictures_are_all_there_or_none(
+    journal: SqliteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_bytes
+
+    def fails_at_the_second(self: Path, data: bytes) -> int:
+        if data == b"second":
+            raise OSError(28, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fails_at_the_second)
+    with pytest.raises(OSError, match="No space"):
+        journal.keep_images("job_1", PICTURES)
+    assert not list((tmp_path / "state" / "images").iterdir())
+
+
+def test_what_cannot_be_written_is_written_with_what_comes_next(journal: SqliteJournal, tmp_path: Path) -> None:
+    job = live(journal, Started(1))
+    other = sqlite3.connect(tmp_path / "state" / "jobs.sqlite3", isolation_level=None)
+    journal._database.execute("PRAGMA busy_timeout = 0")
+    other.execute("BEGIN IMMEDIATE")
+    journal.record([(job, job.record(Progress(1, 4, None)))])
+    refused = Job(make_params())
+    with pytest.raises(StorageFull):
+        journal.accept(refused, refused.record(Queued(0, None)), None, b"")
+    other.execute("ROLLBACK")
+    other.close()
+    journal.record([(job, job.record(Progress(2, 4, None)))])
+    again = reopen(journal, tmp_path)
+    (kept,) = again.restore().jobs
+    again.close()
+    assert (kept.job.progress.step, kept.job.log.last_id) == (2, 4)
+
+
+def test_no_job_is_accepted_where_there_is_little_room(
+    journal: SqliteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "RESERVE_BYTES", 1 << 62)
+    with pytest.raises(StorageFull):
+        live(journal)
+    again = reopen(journal, tmp_path)
+    assert not again.restore().jobs
+    again.close()
+
+
+def test_a_job_that_cannot_be_read_is_left_out_and_the_others_stay(journal: SqliteJournal, tmp_path: Path) -> None:
+    strange, lacks_a_picture, stays = live(journal), live(journal, *LIVES["completed"]), live(journal)
+    journal._database.execute("UPDATE jobs SET params = '{}' WHERE id = ?", (strange.id,))
+    (tmp_path / "state" / "images" / lacks_a_picture.id / "1.png").unlink()
+    again = reopen(journal, tmp_path)
+    restored = again.restore()
+    again.close()
+    assert [kept.job.id for kept in restored.jobs] == [stays.id]
+    assert set(restored.expired) == {strange.id, lacks_a_picture.id}
+
+
+def test_the_log_of_writes_does_not_grow_for_ever(journal: SqliteJournal, tmp_path: Path) -> None:
+    sizes = []
+    for _ in range(20):
+        for _ in range(20):
+            live(journal, *LIVES["running"], prompt="x" * 2000)
+        journal.checkpoint()
+        sizes.append((tmp_path / "state" / "jobs.sqlite3-wal").stat().st_size)
+    assert max(sizes) <= 2 * sizes[0]
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 100, b"\x00" * 5000])
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "jobs.sqlite3").write_bytes(content)
+    with pytest.raises(ConfigurationError, match="--state-dir holds a database that cannot be used"):
+        SqliteJournal(tmp_path, "fake")
+
+
+def test_another_versions_file_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "jobs.sqlite3") as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(ConfigurationError, match="another version"):
+        SqliteJournal(tmp_path, "fake")
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match="--state-dir cannot be used"):
+        SqliteJournal(tmp_path / "file" / "state", "fake")
+
+
+def test_one_directory_one_worker(journal: SqliteJournal, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="in use by another worker"):
+        SqliteJournal(tmp_path / "state", "fake")
+
+
+def test_prompts_are_for_the_owner_alone(journal: SqliteJournal, tmp_path: Path) -> None:
+    assert (tmp_path / "state").stat().st_mode & 0o077 == 0
+
+
+def test_status_after_a_put_back(journal: SqliteJournal, tmp_path: Path) -> None:
+    live(journal, *LIVES["running"], Queued(0, None))
+    again = reopen(journal, tmp_path)
+    (kept,) = again.restore().jobs
+    again.close()
+    assert (kept.job.status, kept.kills) == (Status.QUEUED, 0)

@@ -1,0 +1,215 @@
+"""The journal as an SQLite file in WAL mode, with one writer: the event loop's thread.
+
+A commit hands the pages to the system and waits for no disk, so it takes some tens of microseconds and survives
+the process, however that ends; only a power cut can lose the last moments. Bringing the log into the database
+file, which does wait, is done on another thread and connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from worker.errors import ConfigurationError, StorageFull
+from worker.jobs.events import Image
+from worker.jobs.job import Job, Status
+from worker.jobs.journal import Kept, Restored
+from worker.jobs.log import Entry
+from worker.state.codec import read_event, read_params, write_event, write_params
+from worker.state.pictures import Pictures
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+RESERVE_BYTES = 32_000_000
+"""With less room on the disk no new job is accepted, so that those that run can be written to their end."""
+REMEMBERED_IDS = 10_000
+LOCK_S = 5.0
+
+SCHEMA = """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, params TEXT NOT NULL,
+    model_id TEXT NOT NULL, key TEXT, digest BLOB NOT NULL, kills INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE events (
+    job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, id INTEGER NOT NULL, at TEXT NOT NULL,
+    kind TEXT NOT NULL, content TEXT, PRIMARY KEY (job_id, id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE expired (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE) STRICT;
+"""
+INSERT_JOB = "INSERT INTO jobs (id, created_at, params, model_id, key, digest) VALUES (?, ?, ?, ?, ?, ?)"
+INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?)"
+
+Statement = tuple[str, tuple[Any, ...]]
+
+
+class SqliteJournal:
+    """In `folder`, which no other worker may use. Raises ConfigurationError if it cannot be had."""
+
+    durable = True
+
+    def __init__(self, folder: Path, model_id: str) -> None:
+        self._folder = folder
+        self._model_id = model_id
+        self._behind: list[Statement] = []
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds prompts
+            self._lock = (folder / "lock").open("w")
+            self._pictures = Pictures(folder / "images")
+        except OSError as error:
+            raise ConfigurationError(f"--state-dir cannot be used: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise ConfigurationError("--state-dir is in use by another worker") from None
+        try:
+            self._database = self._connect()
+            self._prepare()
+        except sqlite3.Error as error:
+            self._lock.close()
+            raise ConfigurationError(f"--state-dir holds a database that cannot be used: {error}") from None
+
+    def restore(self) -> Restored:
+        """As `Journal` has it. A job that cannot be understood any more is left out, and told in the log.
+
+        Raises ConfigurationError where the database cannot be read at all.
+        """
+        try:
+            kept = list(self._read_jobs())
+            running = [(one.job.id,) for one in kept if one.job.status is Status.RUNNING]
+            with self._transaction():
+                self._database.executemany("UPDATE jobs SET kills = kills + 1 WHERE id = ?", running)
+            expired = [job_id for (job_id,) in self._database.execute("SELECT id FROM expired ORDER BY number")]
+        except sqlite3.Error as error:
+            raise ConfigurationError(f"--state-dir holds a database that cannot be used: {error}") from None
+        self._pictures.keep_only({one.job.id for one in kept if one.job.status is Status.COMPLETED})
+        return Restored(kept, expired)
+
+    def accept(self, job: Job, first: Entry, key: str | None, digest: bytes) -> None:
+        """As `Journal` has it."""
+        accepted = (job.id, job.created_at.isoformat(), write_params(job.params), self._model_id, key, digest)
+        try:
+            if shutil.disk_usage(self._folder).free < RESERVE_BYTES:
+                raise StorageFull
+            self._write([(INSERT_JOB, accepted), _event(job, first, job.created_at)])
+        except (sqlite3.Error, OSError) as error:
+            logger.warning("no job can be written to the state directory: %s", error)
+            raise StorageFull from None
+
+    def record(self, entries: Iterable[tuple[Job, Entry]]) -> None:
+        """As `Journal` has it."""
+        now = datetime.now(UTC)
+        self._write_or_keep([_event(job, entry, now) for job, entry in entries])
+
+    def keep_images(self, job_id: str, images: Sequence[Image]) -> None:
+        """As `Journal` has it."""
+        self._pictures.write(job_id, images)
+
+    def forget(self, job_ids: Sequence[str]) -> None:
+        """As `Journal` has it; first in the database, so that no entry ever names a picture that is gone."""
+        statements: list[Statement] = []
+        for job_id in job_ids:
+            statements.append(("DELETE FROM jobs WHERE id = ?", (job_id,)))
+            statements.append(("INSERT OR IGNORE INTO expired (id) VALUES (?)", (job_id,)))
+        statements.append(
+            ("DELETE FROM expired WHERE number <= (SELECT max(number) FROM expired) - ?", (REMEMBERED_IDS,))
+        )
+        if self._write_or_keep(statements):
+            self._pictures.remove(job_ids)
+
+    def checkpoint(self) -> None:
+        """As `Journal` has it, without holding up the writer."""
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(self._connect()) as database:
+            database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def close(self) -> None:
+        """As `Journal` has it."""
+        with contextlib.suppress(sqlite3.Error):
+            self._write_or_keep([])
+            self._database.close()
+        self._lock.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._folder / "jobs.sqlite3", timeout=LOCK_S, isolation_level=None)
+        for pragma in ("synchronous = NORMAL", "foreign_keys = ON", "wal_autocheckpoint = 0"):
+            database.execute(f"PRAGMA {pragma}")
+        return database
+
+    def _prepare(self) -> None:
+        self._database.execute("PRAGMA journal_mode = WAL")
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+        elif version != VERSION:
+            raise sqlite3.DatabaseError("it was written by another version of the worker")
+        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _read_jobs(self) -> Iterator[Kept]:
+        events: dict[str, list[tuple[int, str, str, str | None]]] = {}
+        for job_id, number, at, kind, content in self._database.execute("SELECT * FROM events ORDER BY job_id, id"):
+            events.setdefault(job_id, []).append((number, at, kind, content))
+        rows = self._database.execute(
+            "SELECT id, created_at, params, model_id, key, digest, kills FROM jobs ORDER BY number"
+        ).fetchall()
+        for job_id, created_at, params, model_id, key, digest, kills in rows:
+            try:
+                job = Job(read_params(params), job_id, datetime.fromisoformat(created_at))
+                self._replay(job, events.get(job_id, []))
+            except (ValueError, RuntimeError, OSError) as error:
+                logger.warning("the job %s of the state directory cannot be read: %s", job_id, type(error).__name__)
+                self.forget([job_id])
+                continue
+            yield Kept(job, key, digest, kills + (job.status is Status.RUNNING), model_id)
+
+    def _replay(self, job: Job, events: Iterable[tuple[int, str, str, str | None]]) -> None:
+        def picture(index: int, form: str) -> bytes:
+            return self._pictures.read(job.id, index, form)
+
+        for number, at, kind, content in events:
+            while job.log.last_id < number - 1:
+                job.log.skip()
+            if content is None:
+                job.log.skip()
+            else:
+                job.record(read_event(kind, content, picture), datetime.fromisoformat(at))
+
+    def _write_or_keep(self, statements: list[Statement]) -> bool:
+        """False: nothing could be written, and it is all kept for the next time."""
+        try:
+            self._write(statements)
+        except sqlite3.Error as error:
+            if not self._behind:
+                logger.warning("the state directory cannot be written to; the worker goes on without: %s", error)
+            self._behind += statements
+            return False
+        return True
+
+    def _write(self, statements: list[Statement]) -> None:
+        """These, behind what could not be written before; all or nothing."""
+        with self._transaction():
+            for statement, values in (*self._behind, *statements):
+                self._database.execute(statement, values)
+        self._behind.clear()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back by itself
+                self._database.execute("ROLLBACK")
+            raise
+
+
+def _event(job: Job, entry: Entry, at: datetime) -> Statement:
+    return INSERT_EVENT, (job.id, entry.id, at.isoformat(), *write_event(entry.event))
