@@ -22,10 +22,8 @@ BODY_TIMES = 6
 
 
 class Connection(H11Protocol):
-    """A connection that the application may cut off, with `scope["state"]["cut"]`, and that half a request ends.
-
-    Closing it would not do: that first waits until the peer has read what was sent.
-    """
+    """A connection that half a request ends, with two things for the application in `scope["state"]`: `cut` ends it at
+    once, where closing it would wait until the peer has read what was sent; `write` continues a streamed body."""
 
     receive_s = RECEIVE_S
     _begun_at: float | None = None
@@ -34,8 +32,19 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the means to cut it along."""
         super().connection_made(transport)
-        self.app_state = {**self.app_state, "cut": transport.abort}
+        self.app_state = {**self.app_state, "cut": transport.abort, "write": self.write}
         self._watch()
+
+    def write(self, data: bytes) -> bool:
+        """One more piece of a body that is under way; False where it must take the usual way, which can wait.
+
+        A body of unknown length is chunked from HTTP/1.1 on (RFC 9112, 7.1), and a chunk changes nothing in what h11
+        knows of the connection.
+        """
+        if self.flow.write_paused or self.transport.is_closing() or self.conn.their_http_version != b"1.1":
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
 
     def data_received(self, data: bytes) -> None:
         """Whatever came, look how long the rest of the request may take."""

@@ -72,21 +72,22 @@ def test_the_form_of_an_event(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_data_is_one_line_of_ascii(name: str) -> None:
+def test_a_frame_is_three_lines_of_ascii(name: str) -> None:
     event, job = FORMS[name][0], make_job()
-    entry = Entry(1, event)
-    line = wire.entry_data(job, entry)
-    assert len(line.splitlines()) == 1
-    assert line.isascii()
-    assert line.isprintable()
-    assert json.loads(line) == json.loads(json.dumps(wire.event_data(job, event)))
-    assert wire.entry_data(job, entry) == line
-    assert (entry.wire is None) == (name in ("preview", "completed")), "pictures are not kept twice"
+    entry = Entry(7, event)
+    frame = wire.entry_frame(job, entry)
+    assert frame.isascii()
+    first, second, third, *end = frame.decode().splitlines()
+    assert (first, second, end) == ("id: 7", f"event: {name}", [""])
+    assert third.isprintable()
+    assert json.loads(third.removeprefix("data: ")) == json.loads(json.dumps(wire.event_data(job, event)))
+    assert wire.entry_frame(job, entry) == frame
+    assert (entry.wire is None) == (name == "completed"), "finished pictures are not kept twice"
 
 
 def test_text_comes_out_as_it_went_in() -> None:
-    line = wire.entry_data(make_job(), Entry(1, Failed("invalid_input", EVIL, True)))
-    assert json.loads(line)["message"] == EVIL
+    frame = wire.entry_frame(make_job(), Entry(1, Failed("invalid_input", EVIL, True)))
+    assert json.loads(frame.decode().splitlines()[2].removeprefix("data: "))["message"] == EVIL
 
 
 def test_pictures_in_events() -> None:

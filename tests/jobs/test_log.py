@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import pytest
 
 from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Failed, Image, Preview, Progress, Timings
-from worker.jobs.log import PREVIEW_BYTES, EventLog
+from worker.jobs.log import PREVIEW_BYTES, Entry, EventLog
 from worker.jobs.params import ImageFormat
 
 WAIT_S = 10.0
@@ -142,3 +143,64 @@ async def test_a_log_that_is_closed_lets_its_readers_go_without_an_ending() -> N
     assert await reader == [1, 2, 3]
     assert await ids(log, after=2) == [3]
     assert not log.ended
+
+
+async def follow(log: EventLog, push: Callable[[Entry], bool]) -> list[int]:
+    async with asyncio.timeout(WAIT_S):
+        return [entry.id async for entry in log.follow(0, push)]
+
+
+async def until_idle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_waiting_reader_is_given_what_comes_but_the_ending() -> None:
+    log, pushed = filled(2), list[int]()
+
+    def push(entry: Entry) -> bool:
+        pushed.append(entry.id)
+        return True
+
+    reader = asyncio.create_task(follow(log, push))
+    await until_idle()
+    for step in (3, 4):
+        log.append(Progress(step, 5, None))
+    await until_idle()
+    log.append(Progress(5, 5, None))
+    await until_idle()
+    log.append(CANCELLED)
+    assert (await reader, pushed) == ([1, 2, 6], [3, 4, 5])
+
+
+async def test_what_a_reader_cannot_take_at_once_comes_in_its_place() -> None:
+    log, pushed = filled(1), list[int]()
+
+    def push(entry: Entry) -> bool:
+        if entry.id == 3:
+            return False
+        pushed.append(entry.id)
+        return True
+
+    reader = asyncio.create_task(follow(log, push))
+    await until_idle()
+    for step in range(2, 6):
+        log.append(Progress(step, 5, None))
+        if step in (3, 5):
+            await until_idle()
+    log.append(CANCELLED)
+    got = await reader
+    assert sorted([*got, *pushed]) == [1, 2, 3, 4, 5, 6]
+    assert 3 in got
+
+
+async def test_readers_hear_of_an_event_after_whoever_appended_it_is_done() -> None:
+    log, told = EventLog(), list[str]()
+    reader = asyncio.create_task(follow(log, lambda entry: told.append("reader") or True))  # type: ignore[func-returns-value]
+    await until_idle()
+    log.append(Progress(1, 1, None))
+    told.append("writer")
+    await until_idle()
+    log.append(CANCELLED)
+    await reader
+    assert told == ["writer", "reader"]

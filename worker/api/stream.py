@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
 from fastapi import APIRouter, Request
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from worker.api.wire import entry_data, event_name
+from worker.api.wire import entry_frame
 from worker.errors import FieldFault, InvalidRequest
 from worker.jobs.job import Job
 from worker.jobs.service import JobService
@@ -19,8 +19,8 @@ from worker.metrics import Metrics
 
 PING_S = 15
 STALL_S = 10
-RETRY_MS = 2000
-"""When a reader of a job that outlives the process should come back."""
+COME_BACK = b": the job goes on when the worker is back\nretry: 2000\n\n"
+"""What the reader of a job that outlives the process is told at its end."""
 MAX_ID_DIGITS = 18
 LINE_END = "\n"
 
@@ -45,7 +45,7 @@ def router(service: JobService, metrics: Metrics, grace_s: float, ping_s: float,
         if job.log.ended and after >= job.log.last_id:
             return Response(status_code=204)
         return EventStream(
-            _events(service, job, after, metrics),
+            _events(service, job, after, metrics, _writer(request)),
             stall_s,
             ping=ping_s,
             sep=LINE_END,
@@ -63,7 +63,7 @@ class EventStream(EventSourceResponse):
     which waits for the reader again.
     """
 
-    def __init__(self, events: AsyncIterator[ServerSentEvent], stall_s: float, **settings: Any) -> None:
+    def __init__(self, events: AsyncIterator[bytes], stall_s: float, **settings: Any) -> None:
         super().__init__(events, **settings)
         self._stall_s = stall_s
 
@@ -79,19 +79,26 @@ class EventStream(EventSourceResponse):
         await super().__call__(scope, receive, send_or_cut)
 
 
-async def _events(service: JobService, job: Job, after: int, metrics: Metrics) -> AsyncIterator[ServerSentEvent]:
+async def _events(
+    service: JobService, job: Job, after: int, metrics: Metrics, write: Callable[[bytes], bool]
+) -> AsyncIterator[bytes]:
     metrics.streams.inc()
-    entries = job.log.follow(after)
+    entries = job.log.follow(after, lambda entry: write(entry_frame(job, entry)))
     try:
         async for entry in entries:
-            name, data = event_name(entry.event), entry_data(job, entry)
-            yield ServerSentEvent(data, event=name, id=str(entry.id), sep=LINE_END)
+            yield entry_frame(job, entry)
         if not job.ended:
-            yield ServerSentEvent(comment="the job goes on when the worker is back", retry=RETRY_MS, sep=LINE_END)
+            yield COME_BACK
     finally:
         await entries.aclose()
         metrics.streams.dec()
         service.reader_left(job)
+
+
+def _writer(request: Request) -> Callable[[bytes], bool]:
+    """Straight into the connection, where the server offers that: a fifth of the way through all of ASGI's layers."""
+    write: Callable[[bytes], bool] | None = request.scope.get("state", {}).get("write")
+    return write or (lambda data: False)
 
 
 def _last_event_id(request: Request) -> int:

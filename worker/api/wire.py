@@ -142,17 +142,19 @@ def event_data(job: Job, event: Event) -> Json:
             assert_never(event)
 
 
-def entry_data(job: Job, entry: Entry) -> str:
-    """The `data:` line of a log entry; JSON escapes every line break in it.
+def entry_frame(job: Job, entry: Entry) -> bytes:
+    """A log entry as the stream has it, `id:`, `event:` and one line of `data:`; JSON escapes every line break in that.
 
-    Made once for all readers, except where it holds pictures: the log keeps those already.
+    Made once for all readers and kept with the entry, except where it holds finished pictures; the log drops those of
+    older previews.
     """
-    if entry.wire is not None:
-        return entry.wire
-    data = json.dumps(event_data(job, entry.event), separators=(",", ":"))
-    if not isinstance(entry.event, Preview | Completed):
-        entry.wire = data
-    return data
+    if entry.wire is None:
+        data = json.dumps(event_data(job, entry.event), separators=(",", ":"))
+        frame = f"id: {entry.id}\nevent: {event_name(entry.event)}\ndata: {data}\n\n".encode()
+        if isinstance(entry.event, Completed):
+            return frame
+        entry.wire = frame
+    return entry.wire
 
 
 def timestamp(moment: datetime | None) -> str | None:

@@ -1,14 +1,15 @@
 """The event log of one job: numbered from 1, followed by any number of readers from any number on.
 
-Lives on the event loop alone. A reader that is slow, absent or late misses nothing but old previews.
+Lives on the event loop alone. A reader that is slow, absent or late misses nothing but old previews. Readers hear of
+an event when the loop goes on, so whoever appended it can do what must be done first.
 """
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 
 from worker.jobs.events import Completed, Ending, Event, Preview
 
@@ -22,11 +23,25 @@ class Entry:
 
     id: int
     event: Event
-    wire: str | None = None
+    wire: bytes | None = None
 
     @property
     def is_ending(self) -> bool:
         return isinstance(self.event, Ending)
+
+
+Push = Callable[[Entry], bool]
+"""Hands an entry to a reader at once; False if that cannot be done now."""
+
+
+@dataclass(slots=True, eq=False)
+class _Follower:
+    """`after` is the number of the last entry it was given; `idle` while it waits for more."""
+
+    after: int
+    push: Push | None
+    more: asyncio.Event = field(default_factory=asyncio.Event)
+    idle: bool = False
 
 
 class EventLog:
@@ -34,18 +49,24 @@ class EventLog:
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
-        self._waiting: set[asyncio.Event] = set()
+        self._followers: set[_Follower] = set()
+        self._telling = False
+        self._newest_preview: Entry | None = None
         self._preview_bytes = 0
         self.closed = False
         self.last_id = 0
-        self.readers = 0
+
+    @property
+    def readers(self) -> int:
+        """How many follow it now."""
+        return len(self._followers)
 
     @property
     def ended(self) -> bool:
         return bool(self._entries) and self._entries[-1].is_ending
 
     def append(self, event: Event) -> Entry:
-        """Number `event` and wake every reader. Raises RuntimeError once the log has ended."""
+        """Number `event`. Raises RuntimeError once the log has ended."""
         if self.ended:
             raise RuntimeError(f"the log has ended; {type(event).__name__} comes too late")
         self.last_id += 1
@@ -54,7 +75,10 @@ class EventLog:
         if isinstance(event, Preview):
             self._preview_bytes += len(event.data)
             self._drop_old_previews()
-        self._wake()
+            if self._newest_preview is not None:
+                self._newest_preview.wire = None  # who reads now has had it
+            self._newest_preview = entry
+        self._tell_soon()
         return entry
 
     def skip(self) -> None:
@@ -64,25 +88,29 @@ class EventLog:
     def close(self) -> None:
         """Let every reader go, without an ending: the job goes on at another time, under the same numbers."""
         self.closed = True
-        self._wake()
+        self._tell_soon()
 
-    async def follow(self, after: int) -> AsyncGenerator[Entry]:
-        """Every entry with a number above `after`, in order, until the ending has been given or the log is closed."""
-        more = asyncio.Event()
-        self._waiting.add(more)
-        self.readers += 1
+    async def follow(self, after: int, push: Push | None = None) -> AsyncGenerator[Entry]:
+        """Every entry with a number above `after`, in order, until the ending has been given or the log is closed.
+
+        While the reader waits for more, what is appended is given to `push`, which saves waking it; what `push` does
+        not take, and the ending in any case, comes out here.
+        """
+        follower = _Follower(after, push)
+        self._followers.add(follower)
         try:
             while True:
-                more.clear()
-                while (entry := self._first_after(after)) is not None:
-                    after = entry.id
+                follower.more.clear()
+                while (entry := self._first_after(follower.after)) is not None:
+                    follower.after = entry.id
                     yield entry
                 if self.ended or self.closed:
                     return
-                await more.wait()
+                follower.idle = True
+                await follower.more.wait()
+                follower.idle = False
         finally:
-            self._waiting.discard(more)
-            self.readers -= 1
+            self._followers.discard(follower)
 
     def held_bytes(self) -> int:
         """Bytes of pictures, finished and previewed, that this log keeps."""
@@ -105,6 +133,23 @@ class EventLog:
             self._preview_bytes -= len(entry.event.data)
             self._entries.remove(entry)
 
-    def _wake(self) -> None:
-        for waiting in self._waiting:
-            waiting.set()
+    def _tell_soon(self) -> None:
+        if self._followers and not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._telling = False
+        for follower in tuple(self._followers):
+            if not self._pushed(follower):
+                follower.more.set()
+
+    def _pushed(self, follower: _Follower) -> bool:
+        """Whether all that is new was given to an idle follower's `push`."""
+        if follower.push is None or not follower.idle or self.ended or self.closed:
+            return False
+        while (entry := self._first_after(follower.after)) is not None:
+            if not follower.push(entry):
+                return False
+            follower.after = entry.id
+        return True
