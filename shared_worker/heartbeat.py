@@ -125,19 +125,6 @@ class Heartbeat:
             raise Undelivered("it answers with an error")
 
 
-class NoHeartbeat:
-    """Where there is no orchestrator."""
-
-    def changed(self) -> None:
-        """Nobody wants to know."""
-
-    async def run(self) -> None:
-        """At once."""
-
-    async def tell_last(self, timeout_s: float) -> None:
-        """At once."""
-
-
 def _told_by(trouble: Exception) -> str:
     """In a few words that name no address."""
     match trouble:

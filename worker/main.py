@@ -13,12 +13,12 @@ import socket
 import sys
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared_worker.auth import Tokens, is_loopback
 from shared_worker.contract import WorkerInfo
 from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory, usual_dtype
-from shared_worker.heartbeat import Heartbeat, NoHeartbeat
+from shared_worker.no_heartbeat import NoHeartbeat
 from worker import __version__
 from worker.allocator import keep_freed_memory
 from worker.app import create_app
@@ -40,6 +40,9 @@ from worker.models.registry import Checkpoint, identify
 from worker.models.schedulers import SCHEDULERS
 from worker.server import make_server
 from worker.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from shared_worker.heartbeat import Heartbeat
 
 STOP_ENGINE_S = 1.0
 STREAM_GRACE_S = 5.0
@@ -228,6 +231,8 @@ def _row_limit(settings: Settings, device: Device, checkpoint: Checkpoint) -> Ro
 def _heartbeat(settings: Settings, info: Callable[[], WorkerInfo]) -> Heartbeat | NoHeartbeat:
     if settings.orchestrator_url is None:
         return NoHeartbeat()
+    from shared_worker.heartbeat import Heartbeat
+
     token = settings.orchestrator_token
     return Heartbeat(str(settings.orchestrator_url), info, token=token.get_secret_value() if token else None)
 

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from shared_worker.device import Device
 from worker.errors import ModelUnusable
 from worker.models.base import Conditioning
+from worker.models.imports import put_off_siblings
 from worker.models.registry import DTYPES, Checkpoint, read_json
 from worker.models.schedulers import make_scheduler
+
+put_off_siblings()
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: E402
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
