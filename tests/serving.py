@@ -75,6 +75,8 @@ async def serve(
     stall_s: float = 10.0,
     receive_s: float = 10.0,
     journal: Journal | None = None,
+    metrics_auth: bool = False,
+    cors_origins: Sequence[str] = (),
     on_built: Callable[[Parts], None] = lambda parts: None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:
@@ -128,7 +130,18 @@ async def serve(
             memory=MemoryInfo(total_bytes=None, used_bytes=None),
         )
 
-    app = create_app(service, facts, metrics, worker_info, Tokens(tokens), 5.0, ping_s, stall_s)
+    app = create_app(
+        service,
+        facts,
+        metrics,
+        worker_info,
+        Tokens(tokens),
+        5.0,
+        ping_s,
+        stall_s,
+        metrics_auth=metrics_auth,
+        cors_origins=cors_origins,
+    )
     server = make_server(app, drain, service.hurry, receive_s)
     service.restore(facts.id)
     engine.start()

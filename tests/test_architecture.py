@@ -52,6 +52,7 @@ ROOMS = (
     Room("worker/allocator.py"),
     Room("worker/describe.py", ("shared_worker", "=worker", "worker.jobs", "worker.settings")),
     Room("worker/measured.py"),
+    Room("worker/logs.py", ("worker.jobs",)),
     Room("worker/server.py", ("uvicorn", "h11", "fastapi")),
     Room("worker/app.py", ("fastapi", "shared_worker", "=worker", "worker.api", "worker.jobs", "worker.metrics")),
     Room("worker/main.py", ("shared_worker", "worker"), may_not=("worker.demo",)),

@@ -25,10 +25,18 @@ SET: dict[str, tuple[str, Any]] = {
     "orchestrator_url": ("https://orchestrator:9000/team", HttpUrl("https://orchestrator:9000/team")),
     "advertise_url": ("http://gpu-7:8600", HttpUrl("http://gpu-7:8600")),
     "orchestrator_token": ("its own", SecretStr("its own")),
+    "state_dir": ("/var/lib/sd-worker", Path("/var/lib/sd-worker")),
+    "retain_s": ("60", 60.0),
+    "retain_jobs": ("7", 7),
+    "retain_bytes": ("1000000", 1_000_000),
     "drain_s": ("1.5", 1.5),
     "token_file": ("/run/tokens", Path("/run/tokens")),
     "token": ("secret", SecretStr("secret")),
+    "metrics_auth": ("true", True),
+    "cors_origins": ("https://studio.example, http://localhost:3000", "https://studio.example, http://localhost:3000"),
     "log_level": ("debug", "debug"),
+    "log_format": ("json", "json"),
+    "log_prompts": ("true", True),
 }
 
 
@@ -76,6 +84,10 @@ def test_each_by_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("name", [name for name in SET if name not in ENVIRONMENT_ONLY])
 def test_each_by_flag_and_flags_win(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text, value = SET[name]
+    if value is True:
+        monkeypatch.setenv("SDW_" + name.upper(), "false")
+        assert getattr(read(flag(name)), name) is True
+        return
     monkeypatch.setenv("SDW_" + name.upper(), "1")
     assert getattr(read(flag(name), text), name) == value
     assert getattr(read("serve", f"{flag(name)}={text}"), name) == value
@@ -121,6 +133,11 @@ def test_of_two_sources_of_tokens_none_is_ignored(monkeypatch: pytest.MonkeyPatc
         (["--orchestrator-url", "http://orchestrator/?a=b"], "--orchestrator-url"),
         (["--advertise-url", "http://gpu-7/#a"], "--advertise-url"),
         (["--worker-id", "x" * 201], "--worker-id"),
+        (["--cors-origins", "studio.example"], "--cors-origins"),
+        (["--cors-origins", "https://studio.example/"], "--cors-origins"),
+        (["--log-prompts=yes"], "--log-prompts"),
+        (["--log-format", "xml"], "--log-format"),
+        (["--retain-jobs", "0"], "--retain-jobs"),
     ],
     ids=" ".join,
 )
@@ -161,6 +178,12 @@ def test_unknown_and_wrong_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDW_PROT", "1")
     monkeypatch.setenv("SDW_COLOUR", "red")
     assert refusal() == "unknown environment variable SDW_COLOUR, SDW_PROT"
+
+
+def test_origins_are_told_apart_by_commas() -> None:
+    assert read("--cors-origins", " https://a.example ,http://b:1,").origins == ["https://a.example", "http://b:1"]
+    assert read("--cors-origins", "*").origins == ["*"]
+    assert read().origins == []
 
 
 def test_frozen_once_read() -> None:

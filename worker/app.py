@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from shared_worker.auth import Tokens
 from shared_worker.contract import WorkerInfo
 from worker import __version__
 from worker.api import images, jobs, probes, problems, stream
 from worker.api.access import RequireToken
+from worker.api.headers import SecurityHeaders
 from worker.jobs.params import ModelFacts
 from worker.jobs.service import JobService
 from worker.metrics import Metrics
+
+PREFLIGHT_S = 600
 
 
 def create_app(
@@ -25,6 +29,8 @@ def create_app(
     stream_grace_s: float,
     ping_s: float = stream.PING_S,
     stall_s: float = stream.STALL_S,
+    metrics_auth: bool = False,
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """Everything is passed in; nothing is global, so tests build as many as they like."""
     app = FastAPI(
@@ -38,5 +44,15 @@ def create_app(
     app.include_router(stream.router(service, metrics, stream_grace_s, ping_s, stall_s))
     app.include_router(images.router(service))
     app.include_router(probes.router(service, facts, metrics, worker_info))
-    app.add_middleware(RequireToken, tokens=tokens)
+    app.add_middleware(RequireToken, tokens=tokens, metrics_too=metrics_auth)
+    if cors_origins:  # outside of the token: a browser's preflight cannot carry one
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "traceparent"],
+            expose_headers=["Location", "Retry-After", "ETag", "traceparent"],
+            max_age=PREFLIGHT_S,
+        )
+    app.add_middleware(SecurityHeaders, other_origins=bool(cors_origins))
     return app

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import errno
 import functools
+import gc
 import importlib.metadata
-import logging
 import os
 import socket
 import sys
@@ -19,7 +19,7 @@ from shared_worker.auth import Tokens, is_loopback
 from shared_worker.contract import WorkerInfo
 from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory, usual_dtype
 from shared_worker.no_heartbeat import NoHeartbeat
-from worker import __version__
+from worker import __version__, logs
 from worker.allocator import keep_freed_memory
 from worker.app import create_app
 from worker.describe import describe_worker
@@ -80,13 +80,12 @@ def run(backend: Backend, arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(settings: Settings, backend: Backend) -> int:
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logs.configure(settings.log_level, settings.log_format)
     # No download at serving time, whatever a configuration names.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.disable()  # until the model is loaded: what imports make stays, and looking through it takes a fifth of the time
     if backend == "cpu":
         keep_freed_memory()
 
@@ -140,9 +139,12 @@ async def _run(
 
     def on_recorded(job: Job, event: Event) -> None:
         metrics.recorded(job, event)
+        logs.log_event(job, event, prompts=settings.log_prompts)
         heartbeat.changed()
 
     def on_engine_ready() -> None:
+        gc.freeze()  # of all that is there now nothing goes: a full collection would hold up everyone for its sake
+        gc.enable()
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(heartbeat.changed)
         print(f"sd-worker-{device.backend}: ready", file=sys.stderr, flush=True)
@@ -175,7 +177,16 @@ async def _run(
 
     info = functools.partial(describe_worker, settings, device, checkpoint.facts, service, advertised, uuid.uuid4().hex)
     heartbeat = _heartbeat(settings, info)
-    app = create_app(service, checkpoint.facts, metrics, info, tokens, STREAM_GRACE_S)
+    app = create_app(
+        service,
+        checkpoint.facts,
+        metrics,
+        info,
+        tokens,
+        STREAM_GRACE_S,
+        metrics_auth=settings.metrics_auth,
+        cors_origins=settings.origins,
+    )
     server = make_server(app, drain, service.hurry)
     service.restore(checkpoint.facts.id)
     engine.start()

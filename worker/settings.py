@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -58,10 +59,24 @@ class Settings(BaseSettings):
     token_file: Path | None = Field(None, description="file whose lines are the accepted bearer tokens")
     token: SecretStr | None = Field(None, description="bearer token; by environment only")
     orchestrator_token: SecretStr | None = Field(None, description="sent to the orchestrator; by environment only")
+    metrics_auth: bool = Field(False, description="ask for the token on /metrics too")
+    cors_origins: str = Field(
+        "", description="origins, by commas, whose pages may use the worker; such as https://studio.example"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
+    log_format: Literal["text", "json"] = Field("text", description="how it is logged")
+    log_prompts: bool = Field(False, description="log the prompt of each job too")
+
+    @property
+    def origins(self) -> list[str]:
+        """Those of `cors_origins`."""
+        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
 
 
 ENVIRONMENT_ONLY = ("token", "orchestrator_token")
+CHOICES = ("dtype", "log_level", "log_format", "numerics")
+ORIGIN = re.compile(r"\*|https?://[^/\s,@?#]+")
+"""RFC 6454, 6.2: scheme, host and port, without a path; or any at all."""
 OTHER_NAMES = {"orchestrator_url": "callback_url"}
 
 
@@ -91,6 +106,8 @@ def read_settings(backend: str, arguments: list[str]) -> Settings:
         # What a header can carry: RFC 9110, 5.5.
         if not (text := secret.get_secret_value()).isascii() or not text.isprintable() or not text.strip():
             raise ConfigurationError("SDW_ORCHESTRATOR_TOKEN is empty or holds what no header can carry")
+    if wrong := [origin for origin in settings.origins if not ORIGIN.fullmatch(origin)]:
+        raise ConfigurationError(f"--cors-origins: {wrong[0]!r} is no origin, such as https://studio.example")
     for name in ("orchestrator_url", "advertise_url"):
         url = getattr(settings, name)
         if url is not None and (url.query is not None or url.fragment is not None):
@@ -121,10 +138,13 @@ def _parser(backend: str) -> argparse.ArgumentParser:
     for name, field in Settings.model_fields.items():
         if name in ENVIRONMENT_ONLY:
             continue
-        choices: Any = getattr(field.annotation, "__args__", None) if name in ("dtype", "log_level") else None
-        default = "the host's name" if field.default_factory else field.default
-        shown = f" (default: {default})" if default is not None else ""
-        metavar = None if choices else name.rsplit("_", 1)[-1].upper()
         names = [f"--{_flag(each)}" for each in (name, OTHER_NAMES.get(name)) if each is not None]
+        if field.annotation is bool:
+            parser.add_argument(*names, dest=name, action="store_const", const=True, help=field.description)
+            continue
+        choices: Any = getattr(field.annotation, "__args__", None) if name in CHOICES else None
+        default = "the host's name" if field.default_factory else field.default
+        shown = f" (default: {default})" if default not in (None, "") else ""
+        metavar = None if choices else name.rsplit("_", 1)[-1].upper()
         parser.add_argument(*names, dest=name, choices=choices, metavar=metavar, help=f"{field.description}{shown}")
     return parser

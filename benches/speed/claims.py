@@ -49,7 +49,7 @@ CLAIMS = (
     _less("6.freed", "steps that a job still makes after its cancel is answered, the most seen", "steps", 1.0, None),
     _more("7.mixed", "mixed shapes: throughput over the work-weighted single-shape figure", "x", 0.90, 0.95),
     _less("8.wire", "end of a step to its event at the client, p99", "ms", 15.0, 5.0),
-    _less("9.readers", "64 readers with previews: throughput lost against none", "%", 2.0, 1.0),
+    _less("9.readers", "64 readers of previews: throughput lost against no readers", "%", 2.0, 1.0),
     _more("10.fp32", "CPU in bf16, SD 1.5 at 256², one client: images/s over B0 in fp32", "x", 3.0, 4.0),
     _more("10.batch", "CPU in bf16, SD 1.5 at 256²: images/s of 4 clients over 1", "x", 1.6, 1.8),
     _less("11.http", "process start until HTTP answers", "s", 1.0, 0.5),

@@ -1,4 +1,4 @@
-"""Who may come in: a bearer token on every route but the probes and the metrics, where tokens are set."""
+"""Who may come in: a bearer token on every route but the probes and, unless they are guarded too, the metrics."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from shared_worker.auth import Tokens
 from worker.api.problems import problem
 from worker.errors import Unauthorized
 
-OPEN_PATHS = ("/health", "/ready", "/metrics")
+PROBES = ("/health", "/ready")
+METRICS = "/metrics"
 
 
 class RequireToken:
     """ASGI middleware. Decides by the path of the request line alone: a Host header can say anything."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
+    def __init__(self, app: ASGIApp, tokens: Tokens, *, metrics_too: bool) -> None:
         self._app = app
         self._tokens = tokens
+        self._open = PROBES if metrics_too else (*PROBES, METRICS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope.get("path") in OPEN_PATHS or not self._tokens:
+        if scope["type"] == "lifespan" or scope.get("path") in self._open or not self._tokens:
             await self._app(scope, receive, send)
             return
         headers = dict(scope.get("headers", ()))

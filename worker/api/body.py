@@ -31,6 +31,7 @@ RANDOM_SEEDS = 2**32
 LATER = ("image", "mask", "strength", "loras", "controls")
 """Fields of the contract that this worker's tasks have no use for yet; they are refused, not ignored."""
 DEFAULT_QUALITY = 90
+PICTURE_FIELDS = (b'"image"', b'"mask"', b'"controls"')
 MAX_FIELDS = 200
 MAX_QUOTES_AND_COMMAS = 20_000
 """More than the longest texts can hold. A body of a million fields, each a fault, would hold up the event loop for a
@@ -109,7 +110,9 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 def parse_job(body: bytes, facts: ModelFacts, limits: Limits) -> JobParams:
-    """Raises MalformedBody, InvalidRequest with every fault, ModelMismatch."""
+    """Raises BodyTooLarge, MalformedBody, InvalidRequest with every fault, ModelMismatch."""
+    if len(body) > limits.text_body_bytes and not any(name in body for name in PICTURE_FIELDS):
+        raise BodyTooLarge(f"A body without pictures may hold at most {limits.text_body_bytes} bytes")
     too_many = InvalidRequest(FieldFault("body", f"must not hold more than {MAX_FIELDS} fields"))
     if body.count(b'"') + body.count(b",") > MAX_QUOTES_AND_COMMAS:
         raise too_many

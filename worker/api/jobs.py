@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from worker.api.body import openapi_body, parse_job, read_body
+from worker.api.trace import read_trace
 from worker.api.wire import job_json
 from worker.errors import FieldFault, InvalidRequest
 from worker.jobs.job import Status
@@ -31,11 +32,12 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
             raise InvalidRequest(FieldFault("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters"))
         body = await read_body(request, service.limits)
         params = parse_job(body, facts, service.limits)
-        job, is_new = service.submit(params, key, hashlib.sha256(body).digest())
+        trace_id, passed_on = read_trace(request)
+        job, is_new = service.submit(params, key, hashlib.sha256(body).digest(), trace_id)
         return JSONResponse(
             job_json(job, service.places()),
             status_code=202 if is_new else 200,
-            headers={"Location": f"/v1/jobs/{job.id}"},
+            headers={"Location": f"/v1/jobs/{job.id}"} | passed_on,
         )
 
     @routes.get("/v1/jobs", summary="List the known jobs, newest first")

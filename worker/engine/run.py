@@ -74,7 +74,7 @@ class JobRun(Generic[D]):
     def failure(self, error: Exception) -> Failed:
         """The job's ending for `error`; what is not meant for clients is logged and told in general words."""
         if not isinstance(error, JobFailure):
-            logger.error("job %s failed", self.work.job_id, exc_info=error)
+            logger.error("a job failed", exc_info=error, extra={"job_id": self.work.job_id})
             error = EngineFailed()
         return Failed(error.code, error.detail, error.retriable, self.final_timings())
 

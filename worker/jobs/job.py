@@ -47,10 +47,17 @@ class Job:
     One that was accepted by an earlier process is given its id and its time again.
     """
 
-    def __init__(self, params: JobParams, job_id: str | None = None, created_at: datetime | None = None) -> None:
+    def __init__(
+        self,
+        params: JobParams,
+        job_id: str | None = None,
+        created_at: datetime | None = None,
+        trace_id: str | None = None,
+    ) -> None:
         now = datetime.now(UTC)
         self.id = job_id or f"job_{secrets.token_hex(12)}"
         self.params = params
+        self.trace_id = trace_id
         self.log = EventLog()
         self.status = Status.QUEUED
         self.attempt = 0

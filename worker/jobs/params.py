@@ -109,6 +109,8 @@ class Limits:
 
     queue_capacity: int
     body_bytes: int = 10_000_000
+    text_body_bytes: int = 65_536
+    """Of a body that holds no picture."""
     prompt_characters: int = 4000
     min_side_px: int = 64
     max_side_px: int = 2048

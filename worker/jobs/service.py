@@ -82,7 +82,9 @@ class JobService:
                 self._end_in_time(job)
         self._positions_changed()
 
-    def submit(self, params: JobParams, key: str | None = None, digest: bytes = b"") -> tuple[Job, bool]:
+    def submit(
+        self, params: JobParams, key: str | None = None, digest: bytes = b"", trace_id: str | None = None
+    ) -> tuple[Job, bool]:
         """The accepted job and True, or the one this idempotency key already stands for and False.
 
         Raises IdempotencyConflict, Draining, WorkerFailed, QueueFull, StorageFull.
@@ -94,7 +96,7 @@ class JobService:
             raise errors.WorkerFailed
         if not self._accepting or snapshot.state in (EngineState.DRAINING, EngineState.STOPPED):
             raise errors.Draining
-        job = Job(params)
+        job = Job(params, trace_id=trace_id)
         try:
             self.engine.submit(Work(job.id, params, accepted_at=job.accepted_at))
         except Full:

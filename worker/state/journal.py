@@ -36,7 +36,7 @@ LOCK_S = 5.0
 SCHEMA = """
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, params TEXT NOT NULL,
-    model_id TEXT NOT NULL, key TEXT, digest BLOB NOT NULL, kills INTEGER NOT NULL DEFAULT 0
+    model_id TEXT NOT NULL, key TEXT, digest BLOB NOT NULL, trace_id TEXT, kills INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE events (
     job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, id INTEGER NOT NULL, at TEXT NOT NULL,
@@ -44,7 +44,7 @@ CREATE TABLE events (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE expired (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE) STRICT;
 """
-INSERT_JOB = "INSERT INTO jobs (id, created_at, params, model_id, key, digest) VALUES (?, ?, ?, ?, ?, ?)"
+INSERT_JOB = "INSERT INTO jobs VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, 0)"
 INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?)"
 
 Statement = tuple[str, tuple[Any, ...]]
@@ -95,7 +95,15 @@ class SqliteJournal:
 
     def accept(self, job: Job, first: Entry, key: str | None, digest: bytes) -> None:
         """As `Journal` has it."""
-        accepted = (job.id, job.created_at.isoformat(), write_params(job.params), self._model_id, key, digest)
+        accepted = (
+            job.id,
+            job.created_at.isoformat(),
+            write_params(job.params),
+            self._model_id,
+            key,
+            digest,
+            job.trace_id,
+        )
         try:
             if shutil.disk_usage(self._folder).free < RESERVE_BYTES:
                 raise StorageFull
@@ -156,12 +164,10 @@ class SqliteJournal:
         events: dict[str, list[tuple[int, str, str, str | None]]] = {}
         for job_id, number, at, kind, content in self._database.execute("SELECT * FROM events ORDER BY job_id, id"):
             events.setdefault(job_id, []).append((number, at, kind, content))
-        rows = self._database.execute(
-            "SELECT id, created_at, params, model_id, key, digest, kills FROM jobs ORDER BY number"
-        ).fetchall()
-        for job_id, created_at, params, model_id, key, digest, kills in rows:
+        rows = self._database.execute("SELECT * FROM jobs ORDER BY number").fetchall()
+        for _, job_id, created_at, params, model_id, key, digest, trace_id, kills in rows:
             try:
-                job = Job(read_params(params), job_id, datetime.fromisoformat(created_at))
+                job = Job(read_params(params), job_id, datetime.fromisoformat(created_at), trace_id)
                 self._replay(job, events.get(job_id, []))
             except (ValueError, RuntimeError, OSError) as error:
                 logger.warning("the job %s of the state directory cannot be read: %s", job_id, type(error).__name__)

@@ -1,0 +1,83 @@
+"""What is logged of a job, in both forms, and what is not."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fakes import make_params
+from worker import logs
+from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Failed, Progress, Queued, Started, Timings
+from worker.jobs.job import Job
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+LIFE: tuple[Event, ...] = (
+    Queued(0, None),
+    Queued(0, 1.0),
+    Started(1),
+    Progress(1, 4, None),
+    Completed((), Timings(total_s=1.5)),
+)
+
+
+@pytest.fixture(autouse=True)
+def root() -> Iterator[None]:
+    """The root logger as it was."""
+    logger = logging.getLogger()
+    handlers, level = logger.handlers[:], logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+def live(*events: Event, prompts: bool = False) -> Job:
+    job = Job(make_params(prompt="a secret\nwish"), trace_id=TRACE)
+    for event in events:
+        job.record(event)
+        logs.log_event(job, event, prompts=prompts)
+    return job
+
+
+def test_text_lines_tell_the_turns_of_a_life(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "text")
+    job = live(*LIFE)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.partition("worker.logs: ")[2] for line in lines] == [
+        f"job {said} job_id={job.id} trace_id={TRACE}"
+        for said in ("accepted", "started", "completed: 0 image(s) in 1.5 s")
+    ]
+
+
+def test_json_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "json")
+    job = live(Queued(0, None), Failed("nan_output", "", False))
+    logging.getLogger("worker.x").error("it broke", exc_info=ValueError("why"))
+    accepted, failed, broke = map(json.loads, capfd.readouterr().err.splitlines())
+    assert accepted.pop("time").endswith("Z")
+    assert accepted == {
+        "level": "info", "logger": "worker.logs", "message": "job accepted", "job_id": job.id, "trace_id": TRACE,
+    }  # fmt: skip
+    assert failed["message"] == "job failed: nan_output"
+    assert (broke["level"], broke["message"]) == ("error", "it broke")
+    assert "ValueError: why" in broke["exception"]
+    assert "job_id" not in broke
+
+
+def test_prompts_are_logged_only_when_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("debug", "json")
+    live(*LIFE)
+    assert "secret" not in capfd.readouterr().err
+    live(Queued(0, None), prompts=True)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert json.loads(line)["message"] == r"job accepted: 'a secret\nwish'"
+
+
+def test_second_attempts_and_reasons(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "text")
+    live(Queued(0, None), Started(2), Cancelled(CancelReason.TIMEOUT))
+    said = capfd.readouterr().err
+    assert "job started, attempt 2" in said
+    assert "job cancelled: timeout" in said
