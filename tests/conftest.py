@@ -9,10 +9,16 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.serving import ServedWorker, smaller
 
 GUARD_S = 120.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="as many cases as are promised; takes hours")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,6 +47,21 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
         yield
+
+
+@pytest.fixture
+def run_machine(pytestconfig: pytest.Config) -> Callable[[type[RuleBasedStateMachine]], None]:
+    """Runs a Hypothesis state machine: a few times, or with `--long` many."""
+    examples, steps = (300, 40) if pytestconfig.getoption("--long") else (6, 20)
+    chosen = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        print_blob=True,
+    )
+    return lambda machine: run_state_machine_as_test(machine, settings=chosen)
 
 
 def eventually(condition: Callable[[], object], within_s: float = 20.0) -> None:

@@ -119,7 +119,7 @@ class Instant:
     def before_step(self, batch: Sequence[Sketch]) -> None:
         """What a kind of runner does inside the model call; raising leaves every drawing as it was."""
 
-    def time_call(self, rows: int) -> float:
+    def time_call(self, rows: int) -> tuple[float, int | None]:
         raise AssertionError("nothing is measured where the rows are given")
 
     def preview(self, drawing: Sketch) -> Pixels:

@@ -166,10 +166,10 @@ class TakesItsTime(Instant):
         self._full_at = full_at
         self._error = error
 
-    def time_call(self, rows: int) -> float:
+    def time_call(self, rows: int) -> tuple[float, int | None]:
         if rows >= self._full_at and self._error is not None:
             raise self._error
-        return 0.010 * max(1.0, rows / self._full_at)
+        return 0.010 * max(1.0, rows / self._full_at), None
 
 
 class HoldsPixels(Instant):

@@ -306,7 +306,7 @@ def test_jobs_wait_while_the_model_loads(start: Start) -> None:
     rig = start(runner := LoadsWhenTold())
     assert runner.loading.wait(10)
     job = rig.post()
-    assert rig.engine.snapshot() == Snapshot(EngineState.LOADING, True, 0.25, (job,), 0, 0, None)
+    assert rig.engine.snapshot() == Snapshot(EngineState.LOADING, True, 0.25, (job,), (), None)
     assert not rig.ready.is_set()
     runner.finish_loading()
     rig.wait_ended()
@@ -324,11 +324,12 @@ def test_a_snapshot_tells_what_is_going_on(start: Start) -> None:
     snapshot = rig.engine.snapshot()
     assert (snapshot.state, snapshot.healthy, snapshot.load_progress) == (EngineState.READY, True, 1.0)
     assert (snapshot.waiting, snapshot.running) == ((waiting,), 2)
-    assert snapshot.running_image_steps == 10 + 2 * 4 - sum(rig.gauge.rows)
-    assert snapshot.image_step_s is not None
+    assert sum(load.rows * load.steps for load in snapshot.loads) == 10 + 2 * 4 - sum(rig.gauge.rows)
+    assert snapshot.pace is not None
+    assert snapshot.pace.call_rows == 3
     runner.allow_all()
     rig.wait_ended()
-    eventually(lambda: (rig.engine.snapshot().running, rig.engine.snapshot().running_image_steps) == (0, 0))
+    eventually(lambda: rig.engine.snapshot().loads == ())
 
 
 def test_a_job_counts_as_running_until_its_last_picture_is_encoded(start: Start) -> None:
@@ -417,4 +418,4 @@ def test_an_engine_without_a_sign_of_life_is_not_healthy(start: Start) -> None:
 def test_an_idle_engine_stays_healthy(start: Start) -> None:
     rig = start(Instant())
     assert rig.ready.wait(10)
-    assert rig.engine.snapshot() == Snapshot(EngineState.READY, True, 1.0, (), 0, 0, None)
+    assert rig.engine.snapshot() == Snapshot(EngineState.READY, True, 1.0, (), (), None)

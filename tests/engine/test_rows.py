@@ -47,6 +47,15 @@ def test_measuring_never_makes_a_call_that_is_likely_to_be_long() -> None:
     assert slow.wanted is None, "once is enough"
 
 
+@pytest.mark.parametrize(("fitting", "most"), [(20, 16), (16, 16), (3, 2), (0, 2), (1000, MOST_ROWS)])
+def test_no_call_is_made_that_memory_does_not_hold(fitting: int, most: int) -> None:
+    limit = RowLimit(native_pixels=100)
+    while (rows := limit.wanted) is not None:
+        assert rows <= max(2, fitting)
+        limit.timed(rows, 0.010, fitting)
+    assert limit.usual == most
+
+
 def test_a_call_that_cannot_be_made_ends_the_measuring() -> None:
     limit = RowLimit(native_pixels=100)
     for rows in (2, 2, 2, 4, 4, 4, 8):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 
 from tests.fakes import LIMITS, make_params
 from worker import errors
-from worker.jobs.engine import EngineState, Snapshot
-from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Queued, Started, Timings
+from worker.jobs.engine import EngineState, Load, Pace, Snapshot
+from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Failed, Image, Queued, Started, Timings
 from worker.jobs.job import Job, Status
+from worker.jobs.journal import Kept, NoJournal, Restored
+from worker.jobs.log import Entry
 from worker.jobs.params import OnDisconnect
 from worker.jobs.queue import Full, Work
 from worker.jobs.service import POSITION_EVERY_S, JobService
@@ -30,9 +33,8 @@ class Scripted:
         self.capacity = capacity
         self.state = EngineState.READY
         self.queue: list[Work] = []
-        self.running = 0
-        self.running_image_steps = 0
-        self.image_step_s: float | None = None
+        self.loads: list[Load] = []
+        self.pace: Pace | None = None
         self.cancellations: asyncio.Queue[tuple[str, CancelReason]] = asyncio.Queue()
         self.drained = asyncio.Event()
 
@@ -51,7 +53,7 @@ class Scripted:
 
     def snapshot(self) -> Snapshot:
         waiting = tuple(work.job_id for work in self.queue)
-        return Snapshot(self.state, True, 1.0, waiting, self.running, self.running_image_steps, self.image_step_s)
+        return Snapshot(self.state, True, 1.0, waiting, tuple(self.loads), self.pace)
 
     def drain(self) -> list[str]:
         self.state = EngineState.DRAINING
@@ -61,7 +63,7 @@ class Scripted:
 
     def take_up(self, service: JobService) -> None:
         """The first waiting job starts."""
-        self.running += 1
+        self.loads.append(Load(2, 4, 1))
         service.receive([(self.queue.pop(0).job_id, Started(1))])
 
 
@@ -108,10 +110,11 @@ class TestSubmit:
         assert job.log.last_id == 1
 
     async def test_an_estimate_counts_all_that_is_ahead(self, service: JobService, engine: Scripted) -> None:
-        engine.running_image_steps, engine.image_step_s = 10, 0.5
-        one, two = submit(service, steps=4, num_images=2), submit(service, steps=3)
-        assert (one.eta_s, two.eta_s) == (9.0, 10.5)
-        assert service.places() == {one.id: (0, 9.0), two.id: (1, 10.5)}
+        engine.loads, engine.pace = [Load(2, 10, 1)], Pace(2, 0.5, 0.0, 0.25)
+        one, two = submit(service, steps=4), submit(service, steps=3)
+        assert (one.eta_s, two.eta_s) == (7.5, 9.25)
+        assert service.places() == {one.id: (0, 7.5), two.id: (1, 9.25)}
+        assert service.eta_s() == 9.25
 
     async def test_a_key_gives_the_same_job_even_when_nothing_else_is_taken(
         self, service: JobService, engine: Scripted
@@ -130,7 +133,7 @@ class TestSubmit:
         with pytest.raises(errors.QueueFull) as unknown:
             submit(service)
         assert unknown.value.headers == {"Retry-After": "5"}
-        engine.running, engine.running_image_steps, engine.image_step_s = 2, 10, 0.5
+        engine.loads, engine.pace = [Load(2, 9, 1), Load(2, 5, 1)], Pace(4, 0.5, 0.0, 0.0)
         with pytest.raises(errors.QueueFull) as measured:
             submit(service)
         assert measured.value.headers == {"Retry-After": "3"}
@@ -309,3 +312,135 @@ class TestDrain:
             assert await engine.cancellations.get() == (job.id, CancelReason.SHUTDOWN)
             service.receive([(job.id, SHUTDOWN)])
             await draining
+
+
+class KeepsInMind(NoJournal):
+    """A journal that outlives its service, and no process."""
+
+    durable = True
+
+    def __init__(self, *kept: Kept) -> None:
+        self.kept = kept
+        self.written: list[tuple[str, Event]] = []
+        self.fails_to_keep_images = False
+        self.is_full = False
+
+    def restore(self) -> Restored:
+        return Restored(self.kept)
+
+    def accept(self, job: Job, first: Entry, key: str | None, digest: bytes) -> None:
+        if self.is_full:
+            raise errors.StorageFull
+        self.record([(job, first)])
+
+    def record(self, entries: Iterable[tuple[Job, Entry]]) -> None:
+        self.written += [(job.id, entry.event) for job, entry in entries]
+
+    def keep_images(self, job_id: str, images: Sequence[Image]) -> None:
+        if self.fails_to_keep_images:
+            raise OSError(28, "No space left on device")
+
+
+def kept(*events: Event, kills: int = 0, model_id: str = "fake", **changes: Any) -> Kept:
+    job = Job(make_params(**changes))
+    for event in (Queued(0, None), *events):
+        job.record(event)
+    return Kept(job, None, b"", kills, model_id)
+
+
+class TestJournal:
+    @pytest.fixture
+    async def journal(self) -> KeepsInMind:
+        return KeepsInMind()
+
+    @pytest.fixture
+    async def service(self, engine: Scripted, journal: KeepsInMind) -> JobService:
+        return JobService(engine, LIMITS, journal=journal)
+
+    async def test_nobody_is_told_before_it_is_written(
+        self, service: JobService, engine: Scripted, journal: KeepsInMind
+    ) -> None:
+        job = start(service, engine)
+
+        async def written_when_told() -> list[int]:
+            return [
+                len([job_id for job_id, _ in journal.written if job_id == job.id])
+                async for _ in job.log.follow(0, lambda entry: True)
+            ]
+
+        reader = asyncio.create_task(written_when_told())
+        await asyncio.sleep(0)
+        service.receive([(job.id, Completed((), Timings()))])
+        assert await reader == [2, 2, 3]
+
+    async def test_a_job_that_cannot_be_written_is_not_accepted(
+        self, service: JobService, engine: Scripted, journal: KeepsInMind
+    ) -> None:
+        journal.is_full = True
+        with pytest.raises(errors.StorageFull):
+            service.submit(make_params(), "key", b"")
+        assert (len(service.store), engine.queue) == (0, [])
+        journal.is_full = False
+        assert service.submit(make_params(), "key", b"")[1], "the key is as good as new"
+
+    async def test_pictures_that_cannot_be_written_are_given_all_the_same(
+        self, service: JobService, engine: Scripted, journal: KeepsInMind
+    ) -> None:
+        journal.fails_to_keep_images = True
+        job = start(service, engine)
+        service.receive([(job.id, Completed((), Timings()))])
+        assert isinstance((await events(job))[-1], Completed)
+        assert not [event for _, event in journal.written if isinstance(event, Completed)]
+
+    async def test_a_drain_leaves_what_is_not_done(
+        self, service: JobService, engine: Scripted, journal: KeepsInMind
+    ) -> None:
+        running, waiting = start(service, engine), submit(service)
+        readers = [asyncio.create_task(events(job)) for job in (running, waiting)]
+        await service.drain(0.01)
+        for reader in readers:
+            assert isinstance((await reader)[-1], (Queued, Started))
+        assert (running.status, waiting.status) == (Status.QUEUED, Status.QUEUED)
+        assert isinstance(journal.written[-1][1], Queued)
+        service.receive([(running.id, Cancelled(CancelReason.SHUTDOWN))])
+        assert not running.ended
+
+    async def test_a_cancel_in_the_last_moment_is_not_lost(
+        self, service: JobService, engine: Scripted, journal: KeepsInMind
+    ) -> None:
+        job = start(service, engine)
+        await service.drain(0.01)
+        service.cancel(job.id)
+        assert job.status is Status.CANCELLED
+        assert journal.written[-1] == (job.id, job_ending(job))
+
+    async def test_an_engine_that_never_came_up_ends_no_waiting_job(
+        self, service: JobService, engine: Scripted
+    ) -> None:
+        running, waiting = start(service, engine), submit(service)
+        failed = Failed("engine_failed", "", True)
+        service.receive([(running.id, failed), (waiting.id, failed)])
+        assert (running.status, waiting.status) == (Status.FAILED, Status.QUEUED)
+
+    async def test_what_an_earlier_process_left(self, engine: Scripted) -> None:
+        waits, ran, killer = kept(), kept(Started(1), kills=1), kept(Started(2), kills=2)
+        other_model, done = kept(model_id="another"), kept(Started(1), Completed((), Timings()))
+        too_late = kept(timeout_s=0.001)
+        await asyncio.sleep(0.002)
+        service = JobService(engine, LIMITS, journal=KeepsInMind(ran, waits, killer, other_model, done, too_late))
+        engine.capacity = 0
+        service.restore("fake")
+        assert [(work.job_id, work.attempt) for work in engine.queue][:2] == [(ran.job.id, 2), (waits.job.id, 1)]
+        assert (ran.job.status, waits.job.status, done.job.status) == (Status.QUEUED, Status.QUEUED, Status.COMPLETED)
+        assert killer.job.failure is not None
+        assert killer.job.failure.code == "poisoned"
+        assert other_model.job.failure is not None
+        assert other_model.job.failure.code == "invalid_input"
+        assert (await events(too_late.job))[-1] == job_ending(too_late.job)
+        assert too_late.job.cancel_reason is CancelReason.TIMEOUT
+
+
+def job_ending(job: Job) -> Event:
+    """The last event of a job that has ended."""
+    assert job.ended
+    return job.log._entries[-1].event

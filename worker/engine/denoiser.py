@@ -15,6 +15,7 @@ import torch
 
 from worker.engine import preview, sampling
 from worker.engine.cache import Cache
+from worker.engine.device_memory import DeviceMemory
 from worker.engine.runner import DeviceLost, Drawing, Pixels
 from worker.engine.sampling.plan import X0, Plan, X, advance, stack_tables
 from worker.engine.sampling.read_off import read_off
@@ -90,7 +91,14 @@ class Denoiser:
         self._prompts = Cache(self._model.encode_prompt, on_get=self._on_prompt)
         self._plans = Cache(self._plan)
         self._colour_map = preview.fit(self._model)
+        self._memory = DeviceMemory(self._model.device, self._decode_nothing)
         report(1.0)
+
+    def _decode_nothing(self) -> None:
+        """What a picture of the model's own size takes to decode."""
+        facts = self._model.facts
+        shape = self._model.latent_shape(facts.width, facts.height)
+        self._model.decode(torch.zeros((1, *shape), device=self._model.device))
 
     @torch.inference_mode()
     def open(self, params: JobParams) -> list[LatentDrawing]:
@@ -189,17 +197,24 @@ class Denoiser:
         return self._model.predict(padded(rows), padded(timesteps), conditioning)[: len(rows)].float()
 
     @torch.inference_mode()
-    def time_call(self, rows: int) -> float:
+    def time_call(self, rows: int) -> tuple[float, int | None]:
         """Of latents at random, with nothing asked for."""
         with _mapped_errors():
-            facts = self._model.facts
-            latents = torch.randn((rows, *self._model.latent_shape(facts.width, facts.height))).to(self._model.device)
-            timesteps = torch.full((rows,), 500.0, device=self._model.device)
+            facts, device = self._model.facts, self._model.device
+            latents = torch.randn((rows, *self._model.latent_shape(facts.width, facts.height))).to(device)
+            timesteps = torch.full((rows,), 500.0, device=device)
             prompt = self._model.encode_prompt("")
             tensors = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in prompt.tensors.items()}
-            started = time.perf_counter()
-            self._model.predict(latents, timesteps, tensors)[0, 0, 0, 0].item()  # a value waits for the device
-            return time.perf_counter() - started
+            took_s = 0.0
+
+            def call() -> None:
+                nonlocal took_s
+                started = time.perf_counter()
+                self._model.predict(latents, timesteps, tensors)[0, 0, 0, 0].item()  # a value waits for the device
+                took_s = time.perf_counter() - started
+
+            fitting = self._memory.rows_that_fit(rows, call)
+            return took_s, fitting
 
     @torch.inference_mode()
     def preview(self, drawing: LatentDrawing) -> Pixels:

@@ -17,11 +17,13 @@ from worker.engine.encoding_pool import EncodingPool
 from worker.engine.fitting import Fitting
 from worker.engine.meter import Meter
 from worker.engine.outbox import Outbox, Sink
+from worker.engine.pacemaker import Pacemaker
 from worker.engine.rows import RowLimit
 from worker.engine.run import JobRun
 from worker.engine.runner import D, DeviceLost, Runner
 from worker.errors import EngineFailed, OutOfMemory, StartError
-from worker.jobs.engine import EngineState, Snapshot
+from worker.jobs import estimates
+from worker.jobs.engine import EngineState, Pace, Snapshot
 from worker.jobs.events import Cancelled, CancelReason, Ending, Progress, Started
 from worker.jobs.params import PreviewParams
 from worker.jobs.queue import JobQueue, Work
@@ -34,7 +36,8 @@ ROWS_UNDER_WAY = 32
 """Jobs are taken up to so many rows, even where one call has fewer: a short job need not wait for long ones to end."""
 IDLE_WAIT_S = 0.5
 STALL_S = 60.0
-"""Without a sign of life for this long, and for twenty usual steps, the engine counts as stuck."""
+STALL_STEPS = 20
+"""Without a sign of life for so many seconds, and for so many usual steps, the engine counts as stuck."""
 
 
 class Engine(Generic[D]):
@@ -77,8 +80,8 @@ class Engine(Generic[D]):
         self._turn = 0
         self._load_progress = 0.0
         self._alive_at = time.monotonic()
-        self._step_s: float | None = None
-        self._image_step_s: float | None = None
+        self._pacemaker = Pacemaker()
+        self._pace: Pace | None = None
         self._encoders = EncodingPool(self._outbox, model_id, meter.encoded_image)
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
@@ -112,9 +115,8 @@ class Engine(Generic[D]):
             healthy=self._healthy(),
             load_progress=self._load_progress,
             waiting=tuple(work.job_id for work in self._queue.waiting()),
-            running=len(runs),
-            running_image_steps=sum(run.remaining_image_steps for run in runs),
-            image_step_s=self._image_step_s,
+            loads=tuple(run.load for run in runs),
+            pace=self._pace,
         )
 
     def drain(self) -> list[str]:
@@ -140,7 +142,8 @@ class Engine(Generic[D]):
             case EngineState.LOADING | EngineState.STOPPED:
                 return True
             case _:
-                patience_s = max(self._stall_s, 20.0 * (self._step_s or 0.0))
+                usual_step_s = self._pace.step_s(self._rows.usual) if self._pace else 0.0
+                patience_s = max(self._stall_s, STALL_STEPS * usual_step_s)
                 return self._thread.is_alive() and time.monotonic() - self._alive_at < patience_s
 
     # What happens on the engine's thread.
@@ -192,7 +195,7 @@ class Engine(Generic[D]):
         if rows is None or self._draining:
             return False
         try:
-            self._rows.timed(rows, self._runner.time_call(rows))
+            self._rows.timed(rows, *self._runner.time_call(rows))
         except DeviceLost:
             raise
         except Exception as error:
@@ -268,20 +271,23 @@ class Engine(Generic[D]):
         for drawing in batch:
             drawing.turn = self._turn
         self._alive_at = time.monotonic()
-        self._step_s = _smooth(self._step_s, seconds)
-        self._image_step_s = _smooth(self._image_step_s, seconds / len(batch))
-        self._meter.stepped(seconds, sum(drawing.rows for drawing in batch))
+        rows = sum(drawing.rows for drawing in batch)
+        self._pacemaker.stepped(rows, seconds)
+        self._pace = self._pacemaker.pace(self._rows.of(batch[0].key, batch[0].pixels))
+        self._meter.stepped(seconds, rows)
 
     def _tell_progress(self) -> None:
         """Each step that all of a job's images have done, once; a preview where its first image has come to one."""
+        if self._pace is None:
+            return  # nobody has made a step yet
         previews = []
-        for run in self._runs.values():
-            if not run.drawings:
-                continue
+        runs = sorted((run for run in self._runs.values() if run.drawings), key=lambda run: run.remaining_image_steps)
+        ends = estimates.ends_s([run.load for run in runs], self._pace)
+        for run, end_s in zip(runs, ends, strict=True):
             first, asked = run.drawings[0], run.work.params.preview
             while run.reported_step < run.step:
                 run.reported_step += 1
-                self._outbox.put(run, Progress(run.reported_step, first.steps, run.eta_s()))
+                self._outbox.put(run, Progress(run.reported_step, first.steps, round(end_s, 3)))
             if asked and run.previewed_step < first.step < first.steps and first.step % asked.every == 0:
                 run.previewed_step = first.step
                 previews.append((run, asked))
@@ -322,6 +328,7 @@ class Engine(Generic[D]):
             return
         seconds = time.monotonic() - started
         run.decoded(seconds)
+        self._pacemaker.decoded(seconds)
         self._meter.decoded(seconds)
         run.drawings.remove(drawing)
         self._fitting.drawn(run.work.params)
@@ -369,8 +376,3 @@ class Engine(Generic[D]):
         run = self._owner(drawing)
         assert run is not None, "a drawing steps only while its job runs"
         return run
-
-
-def _smooth(average: float | None, value: float) -> float:
-    """An exponential average over about ten values."""
-    return value if average is None else 0.9 * average + 0.1 * value

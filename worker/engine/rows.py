@@ -44,6 +44,7 @@ class RowLimit:
         self._on_measured = on_measured
         self._seconds: dict[int, float] = {}
         self._tries: list[float] = []
+        self._holds = MOST_ROWS
         self._fitting: dict[Hashable, int] = {}
 
     @property
@@ -67,8 +68,10 @@ class RowLimit:
             return None
         return 2 * max(self._seconds) if self._seconds else LEAST_ROWS
 
-    def timed(self, rows: int, seconds: float) -> None:
-        """A call over `rows` rows of the model's own size took so long."""
+    def timed(self, rows: int, seconds: float, fitting: int | None = None) -> None:
+        """A call over `rows` rows of the model's own size took so long; `fitting` rows would fit into memory."""
+        if fitting is not None:
+            self._holds = max(LEAST_ROWS, fitting)
         self._tries.append(seconds)
         if len(self._tries) < TRIES and seconds <= LONGEST_CALL_S:
             return
@@ -76,7 +79,7 @@ class RowLimit:
         self._tries = []
         rates = [rows / seconds for rows, seconds in self._seconds.items()]
         flat = len(rates) >= 3 and max(rates[-2:]) < STILL_RISING * max(rates[:-2])
-        if flat or 2 * seconds > LONGEST_CALL_S or 2 * rows > MOST_ROWS:
+        if flat or 2 * seconds > LONGEST_CALL_S or 2 * rows > min(MOST_ROWS, self._holds):
             self._settle()
 
     def too_many(self) -> None:
@@ -86,5 +89,6 @@ class RowLimit:
 
     def _settle(self) -> None:
         rates = {rows: rows / seconds for rows, seconds in self._seconds.items()}
-        self._measured = min(rows for rows, rate in rates.items() if rate >= PAYS * max(rates.values()))
+        pays = min(rows for rows, rate in rates.items() if rate >= PAYS * max(rates.values()))
+        self._measured = min(pays, self._holds)
         self._on_measured(self._measured)

@@ -10,6 +10,7 @@ from typing import Generic
 
 from worker.engine.runner import D
 from worker.errors import EngineFailed, JobFailure
+from worker.jobs.engine import Load
 from worker.jobs.events import Failed, Image, Timings
 from worker.jobs.queue import Work
 
@@ -49,13 +50,14 @@ class JobRun(Generic[D]):
     def remaining_image_steps(self) -> int:
         return sum(drawing.steps - drawing.step for drawing in self.drawings)
 
-    def eta_s(self) -> float | None:
-        """Seconds until the last step, if the job goes on at its own pace so far."""
-        done = self.step
-        if done == 0:
-            return None
-        elapsed = time.monotonic() - self.denoising_since
-        return round(elapsed / done * (self.drawings[0].steps - done), 3)
+    @property
+    def load(self) -> Load:
+        """What it still asks of the device."""
+        return Load(
+            rows=sum(drawing.rows for drawing in self.drawings),
+            steps=max((drawing.steps - drawing.step for drawing in self.drawings), default=0),
+            images=len(self.drawings),
+        )
 
     def denoised(self) -> None:
         """The last step is done."""

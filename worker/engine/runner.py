@@ -60,8 +60,9 @@ class Runner(Protocol[D]):
     def step(self, batch: Sequence[D]) -> None:
         """Advance every drawing by one step with one model call; on an error none has changed."""
 
-    def time_call(self, rows: int) -> float:
-        """The seconds that a model call over so many rows of the model's own size took. May lack memory."""
+    def time_call(self, rows: int) -> tuple[float, int | None]:
+        """The seconds that a model call over so many rows of the model's own size took, and how many rows memory would
+        hold, None where that is not known. May lack memory."""
 
     def preview(self, drawing: D) -> Pixels:
         """What the picture looks like so far, at any resolution up to its own."""

@@ -21,17 +21,44 @@ class EngineState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What a job still asks of the device: `rows` in each call for `steps` more of them, then `images` decodings."""
+
+    rows: int
+    steps: int
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast the engine was lately. A call has up to `call_rows` rows and takes `base_s`, and `row_s` for each."""
+
+    call_rows: int
+    base_s: float
+    row_s: float
+    decode_s: float
+
+    def step_s(self, rows: int) -> float:
+        """Seconds of a call when `rows` rows would like to be in it."""
+        return self.base_s + self.row_s * min(rows, self.call_rows)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The engine at one moment. `waiting` holds job ids in order; `work_ahead` counts image-steps still to do."""
+    """The engine at one moment. `waiting` holds job ids in order, `loads` one for each job that runs."""
 
     state: EngineState
     healthy: bool
     load_progress: float
     waiting: tuple[str, ...]
-    running: int
-    running_image_steps: int
-    image_step_s: float | None
-    """Measured seconds for each image-step, None before there was one."""
+    loads: tuple[Load, ...]
+    pace: Pace | None
+    """None before the first step."""
+
+    @property
+    def running(self) -> int:
+        """How many jobs run."""
+        return len(self.loads)
 
 
 class Engine(Protocol):

@@ -1,11 +1,16 @@
-"""How long things will take, from what the engine was seen to need so far. Pure functions of a snapshot."""
+"""How long things will take, from what the engine was seen to need so far. Pure functions of a snapshot.
+
+The engine's policy is played through: calls of so many rows; of the jobs under way those that have least left go
+first, then the waiting ones in their order. Whoever may still come is not foreseen.
+"""
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
-from worker.jobs.engine import Snapshot
+from worker.jobs.engine import Load, Pace, Snapshot
 from worker.jobs.params import JobParams
 
 Place = tuple[int, float | None]
@@ -16,29 +21,53 @@ LONGEST_RETRY_S = 600
 
 def places(snapshot: Snapshot, params: Callable[[str], JobParams | None]) -> dict[str, Place]:
     """Of every waiting job by its id; `params` gives what a job asks for."""
-    found: dict[str, Place] = {}
-    ahead, image_step_s = snapshot.running_image_steps, snapshot.image_step_s
-    for position, job_id in enumerate(snapshot.waiting):
-        ahead += _image_steps(params(job_id))
-        found[job_id] = position, None if image_step_s is None else round(ahead * image_step_s, 3)
-    return found
+    if snapshot.pace is None:
+        return {job_id: (position, None) for position, job_id in enumerate(snapshot.waiting)}
+    loads = [*_least_first(snapshot.loads), *(load_of(params(job_id)) for job_id in snapshot.waiting)]
+    ends = ends_s(loads, snapshot.pace)[len(snapshot.loads) :]
+    return {job_id: (place, round(ends[place], 3)) for place, job_id in enumerate(snapshot.waiting)}
 
 
 def all_done_s(snapshot: Snapshot, params: Callable[[str], JobParams | None]) -> float | None:
-    """Seconds until everything that was accepted is done."""
-    if snapshot.image_step_s is None:
+    """Seconds until everything that was accepted is done; None while the pace is unknown."""
+    if snapshot.pace is None:
         return None
-    waiting = sum(_image_steps(params(job_id)) for job_id in snapshot.waiting)
-    return round((snapshot.running_image_steps + waiting) * snapshot.image_step_s, 3)
+    waiting = [load_of(params(job_id)) for job_id in snapshot.waiting]
+    return round(max(ends_s([*_least_first(snapshot.loads), *waiting], snapshot.pace), default=0.0), 3)
 
 
 def retry_after_s(snapshot: Snapshot) -> int:
-    """Whole seconds until a place in the queue should be free: when the first waiting job is taken up."""
-    if snapshot.image_step_s is None or snapshot.running == 0:
+    """Whole seconds until a place in the queue should be free: when the next running job ends."""
+    if snapshot.pace is None or not snapshot.loads:
         return UNKNOWN_RETRY_S
-    per_job = snapshot.running_image_steps / snapshot.running
-    return max(1, min(LONGEST_RETRY_S, math.ceil(per_job * snapshot.image_step_s)))
+    return max(1, min(LONGEST_RETRY_S, math.ceil(min(ends_s(_least_first(snapshot.loads), snapshot.pace)))))
 
 
-def _image_steps(params: JobParams | None) -> int:
-    return 0 if params is None else params.steps * params.num_images
+def ends_s(loads: Sequence[Load], pace: Pace) -> list[float]:
+    """Seconds from now until each is done, if rows are given to them in this order."""
+    step_s = pace.step_s(sum(load.rows for load in loads))
+    free_at = [0.0] * max(pace.call_rows, *(load.rows for load in loads)) if loads else []
+    ends = []
+    for load in loads:
+        begins = max((heapq.heappop(free_at) for _ in range(load.rows)), default=0.0)
+        ends.append(begins + load.steps * step_s)
+        for _ in range(load.rows):
+            heapq.heappush(free_at, ends[-1])
+    # A decoding holds up everyone who is still there.
+    decoded = 0
+    for place in sorted(range(len(loads)), key=ends.__getitem__):
+        decoded += loads[place].images
+        ends[place] += decoded * pace.decode_s
+    return ends
+
+
+def load_of(params: JobParams | None) -> Load:
+    """What a job that waits will be; nothing for one that is not known any more."""
+    if params is None:
+        return Load(0, 0, 0)
+    rows = (2 if params.guidance_scale > 1 else 1) * params.num_images
+    return Load(rows, params.steps, params.num_images)
+
+
+def _least_first(loads: Iterable[Load]) -> list[Load]:
+    return sorted(loads, key=lambda load: load.steps * load.images)

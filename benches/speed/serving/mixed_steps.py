@@ -30,7 +30,7 @@ def measure(bench: Bench) -> Outcome:
 
 
 async def _measure(worker_url: str, b2_url: str, bench: Bench) -> Outcome:
-    count, rounds, choice = bench.pick((24, 4, STEPS), (4, 1, STEPS[:2]))
+    count, rounds, choice = bench.pick((18, 3, STEPS), (4, 1, STEPS[:2]))
     async with WorkerClient(worker_url) as worker, ReferenceClient(b2_url) as b2:
         source = stream_of_jobs(choice[0])
         await closed_loop_s(worker, source, clients=MAX_ROWS // 2, each=1)

@@ -1,6 +1,6 @@
 """Row 9: what 64 readers of previews cost a full worker, which makes the previews anyway; beside it, what those cost.
 
-The readers run on the same cores, so their own work is in the figure.
+The readers' end of the network is on the same machine, and in the figure.
 """
 
 from __future__ import annotations

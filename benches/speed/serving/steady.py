@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
@@ -16,6 +17,7 @@ JOBS = 8
 SETTLE_STEPS = 8
 """All jobs have been taken up by then."""
 CHUNK_BYTES = 65536
+PICK_UP_S = 1.0
 
 
 async def step_s(
@@ -62,24 +64,28 @@ async def _end(client: WorkerClient, posted: Mapping[str, Any]) -> None:
 
 @asynccontextmanager
 async def drained(server: str, paths: list[str]) -> AsyncIterator[None]:
-    """One connection for every path, whose bytes are read as they come and looked at by nobody."""
+    """One connection for every path, whose bytes are looked at by nobody.
+
+    The system takes them in as they come; they are picked up once a second, so that readers who would be elsewhere do
+    next to no work on this machine.
+    """
     address = urlsplit(server)
+    async with AsyncExitStack() as stack:
+        connections = []
+        for path in paths:
+            connection = stack.enter_context(socket.create_connection((address.hostname, address.port)))
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode())
+            connection.setblocking(False)
+            connections.append(connection)
 
-    async def read(path: str) -> None:
-        reader, writer = await asyncio.open_connection(address.hostname, address.port)
-        try:
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode())
-            while await reader.read(CHUNK_BYTES):
-                pass
-        finally:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+        async def pick_up() -> None:
+            while True:
+                await asyncio.sleep(PICK_UP_S)
+                for connection in connections:
+                    with suppress(BlockingIOError):
+                        while connection.recv(CHUNK_BYTES):
+                            pass
 
-    tasks = [asyncio.create_task(read(path)) for path in paths]
-    try:
+        picking_up = asyncio.create_task(pick_up())
+        stack.callback(picking_up.cancel)
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
