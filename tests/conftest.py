@@ -22,6 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """The number of generated cases: a few, or with `--long` as many as are promised."""
+    for name, examples in (("short", 15), ("long", 2500)):
+        settings.register_profile(
+            name, max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        )
+    settings.load_profile("long" if config.getoption("--long") else "short")
     config.addinivalue_line("markers", f"guard(seconds): fail the test after so long, instead of {GUARD_S:g} s")
 
 
@@ -52,7 +58,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def run_machine(pytestconfig: pytest.Config) -> Callable[[type[RuleBasedStateMachine]], None]:
     """Runs a Hypothesis state machine: a few times, or with `--long` many."""
-    examples, steps = (300, 40) if pytestconfig.getoption("--long") else (6, 20)
+    examples, steps = (300, 40) if pytestconfig.getoption("--long") else (3, 15)
     chosen = settings(
         max_examples=examples,
         stateful_step_count=steps,

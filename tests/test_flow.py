@@ -6,14 +6,9 @@ import http.server
 import io
 import itertools
 import json
-import re
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -21,48 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-START_S, JOB_S = 120.0, 120.0
-LAUNCH = "from worker.main import cpu; raise SystemExit(cpu())"
+from tests.real import Worker, start, stop
 
-
-@dataclass
-class Worker:
-    """A worker process and what `/ready` said on the way up."""
-
-    process: subprocess.Popen[str]
-    url: str
-    log_reader: threading.Thread
-    ready_answers: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            answer = httpx.get(f"{self.url}/ready")
-            self.ready_answers.append((answer.status_code, answer.json()))
-            if answer.status_code == 200:
-                return
-            # Paced by the worker itself: this answers when the engine's thread lets the event loop run.
-            httpx.get(f"{self.url}/v1/info")
-        raise AssertionError("the worker did not get ready")
-
-
-def start(*flags: str) -> Worker:
-    process = subprocess.Popen([sys.executable, "-c", LAUNCH, "--port", "0", *flags], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-            log_reader = threading.Thread(target=process.stderr.read, daemon=True)
-            log_reader.start()
-            return Worker(process, found.group(), log_reader)
-    raise AssertionError("the worker did not say where it listens")
-
-
-def stop(worker: Worker) -> None:
-    worker.process.terminate()
-    worker.process.wait(60)
-    worker.log_reader.join(10)
-    assert worker.process.stderr is not None
-    worker.process.stderr.close()
+JOB_S = 120.0
 
 
 @pytest.fixture(scope="module")

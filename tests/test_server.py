@@ -207,3 +207,17 @@ def test_half_a_request_does_not_stay_open_and_a_stream_does(serve: Serve, sent:
                 assert client.recv(1) == b""
         runner.allow_all()
         assert list(events)[-1].name == "completed"
+
+
+def test_small_answers_are_not_held_back(serve: Serve) -> None:
+    worker = serve(StepByStep())
+    worker.client.get("/health")
+
+    def delays() -> list[bool]:
+        sockets = [
+            connection.transport.get_extra_info("socket")
+            for connection in worker._parts.server.server_state.connections
+        ]
+        return [not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in sockets]
+
+    assert worker.on_loop(delays) == [False]

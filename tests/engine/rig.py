@@ -116,10 +116,11 @@ class Rig:
         self.reason = reason
         self.stopped.set()
 
-    def post(self, **changes: object) -> str:
+    def post(self, *, alone: bool = False, **changes: object) -> str:
         """Submit a job; unless told otherwise its seed is its number, from 1, and it has no guidance (one row)."""
         number = next(self._numbers)
-        work = Work(f"job {number}", make_params(**{"seed": number, "guidance_scale": 1.0} | changes))
+        params = make_params(**{"seed": number, "guidance_scale": 1.0} | changes)
+        work = Work(f"job {number}", params, alone=alone)
         self.engine.submit(work)
         self._works[work.job_id] = work
         return work.job_id

@@ -67,6 +67,17 @@ def test_at_most_two_jobs_are_taken_up_between_two_steps(start: Start) -> None:
     assert [len(call) for call in runner.calls] == [1, 3, 5, 6, 6]
 
 
+def test_a_job_that_is_to_be_alone_waits_for_the_others_and_they_for_it(start: Start) -> None:
+    rig = start(runner := StepByStep())
+    rig.post(steps=2)
+    runner.wait_for_calls(1)
+    rig.post(alone=True, steps=2)
+    rig.post(steps=1)
+    runner.allow_all()
+    rig.wait_ended()
+    assert runner.calls == [[(1, 1)], [(1, 2)], [(2, 1)], [(2, 2)], [(3, 1)]]
+
+
 def test_waiting_jobs_come_by_priority_and_then_in_order(start: Start) -> None:
     rig = start(runner := StepByStep(), max_rows=1)
     rig.post(steps=1)

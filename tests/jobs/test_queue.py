@@ -127,3 +127,13 @@ def test_between_threads_nothing_is_lost_doubled_or_too_many() -> None:
     for producer in "012":
         own = [int(job_id.partition("-")[2]) for job_id in taken if job_id[0] == producer]
         assert own == list(range(100)), "one producer's work stays in order"
+
+
+def test_who_may_not_start_yet_keeps_its_place() -> None:
+    queue = JobQueue(4)
+    first, second = Work("first", make_params(), alone=True), Work("second", make_params())
+    queue.put(first)
+    queue.put(second)
+    assert queue.take(lambda work: not work.alone) is None
+    assert queue.waiting() == [first, second]
+    assert queue.take() is first

@@ -430,7 +430,8 @@ class TestJournal:
         service = JobService(engine, LIMITS, journal=KeepsInMind(ran, waits, killer, other_model, done, too_late))
         engine.capacity = 0
         service.restore("fake")
-        assert [(work.job_id, work.attempt) for work in engine.queue][:2] == [(ran.job.id, 2), (waits.job.id, 1)]
+        queued = [(work.job_id, work.attempt, work.alone) for work in engine.queue]
+        assert queued[:2] == [(ran.job.id, 2, True), (waits.job.id, 1, False)]
         assert (ran.job.status, waits.job.status, done.job.status) == (Status.QUEUED, Status.QUEUED, Status.COMPLETED)
         assert killer.job.failure is not None
         assert killer.job.failure.code == "poisoned"

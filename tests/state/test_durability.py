@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import eventually
-from tests.state.process import ROOT, KeptWorker
+from tests.process import ROOT, WorkerProcess
 
 ENDINGS = ("completed", "failed", "cancelled")
 
 
 def test_after_a_kill_everything_accepted_is_there_and_goes_on(tmp_path: Path) -> None:
-    with KeptWorker(tmp_path) as worker:
+    with WorkerProcess(tmp_path) as worker:
         done = worker.post(steps=2, num_images=2, seed=7, key="done")["job_id"]
         worker.stream(done)
         told, pictures = worker.stream(done), [worker.picture(done, index) for index in (0, 1)]
@@ -54,7 +54,7 @@ def test_after_a_kill_everything_accepted_is_there_and_goes_on(tmp_path: Path) -
 
 
 def test_a_job_that_ran_when_the_worker_was_killed_twice_is_not_tried_again(tmp_path: Path) -> None:
-    with KeptWorker(tmp_path) as worker:
+    with WorkerProcess(tmp_path) as worker:
         job_id = worker.post(steps=150)["job_id"]
         last = 0
         for attempt in (1, 2):
@@ -70,7 +70,7 @@ def test_a_job_that_ran_when_the_worker_was_killed_twice_is_not_tried_again(tmp_
 
 
 def test_a_drain_leaves_what_it_cannot_finish_and_its_readers_come_back(tmp_path: Path) -> None:
-    with KeptWorker(tmp_path) as worker:
+    with WorkerProcess(tmp_path) as worker:
         jobs = [worker.post(steps=150)["job_id"] for _ in range(10)]
         worker.wait_for(jobs[0], "progress")
         seen: dict[str, list[int]] = {job_id: [] for job_id in jobs}
@@ -96,7 +96,7 @@ def test_a_drain_leaves_what_it_cannot_finish_and_its_readers_come_back(tmp_path
 
 
 def test_a_running_job_is_finished_within_the_drains_budget(tmp_path: Path) -> None:
-    with KeptWorker(tmp_path, drain_s=20.0) as worker:
+    with WorkerProcess(tmp_path, drain_s=20.0) as worker:
         job_id = worker.post(steps=20)["job_id"]
         worker.wait_for(job_id, "progress")
         worker.terminate()
@@ -107,7 +107,7 @@ def test_a_running_job_is_finished_within_the_drains_budget(tmp_path: Path) -> N
 
 
 def test_cancelled_stays_cancelled(tmp_path: Path) -> None:
-    with KeptWorker(tmp_path) as worker:
+    with WorkerProcess(tmp_path) as worker:
         jobs = [worker.post(steps=150)["job_id"] for _ in range(10)]
         worker.wait_for(jobs[0], "progress")
         for job_id in (jobs[0], jobs[-1]):
@@ -120,7 +120,7 @@ def test_cancelled_stays_cancelled(tmp_path: Path) -> None:
 
 
 def test_a_time_limit_goes_on_while_the_worker_is_away(tmp_path: Path) -> None:
-    with KeptWorker(tmp_path) as worker:
+    with WorkerProcess(tmp_path) as worker:
         job_id = worker.post(steps=150, timeout_s=1)["job_id"]
         worker.kill()
         threading.Event().wait(1.0)
@@ -130,7 +130,7 @@ def test_a_time_limit_goes_on_while_the_worker_is_away(tmp_path: Path) -> None:
 
 
 def test_on_a_full_disk_new_jobs_are_refused_and_running_ones_end(tmp_path: Path) -> None:
-    with KeptWorker(tmp_path, step_s=0.02, file_bytes=150_000) as worker:
+    with WorkerProcess(tmp_path, step_s=0.02, file_bytes=150_000) as worker:
         running = [worker.post(steps=100, width=512, height=512)["job_id"] for _ in range(4)]
         worker.wait_for(running[0], "progress")
         refused = None
@@ -154,9 +154,9 @@ def test_on_a_full_disk_new_jobs_are_refused_and_running_ones_end(tmp_path: Path
 
 
 def test_a_directory_has_one_worker(tmp_path: Path) -> None:
-    with KeptWorker(tmp_path) as worker:
+    with WorkerProcess(tmp_path) as worker:
         second = subprocess.run(
-            [sys.executable, "-m", "tests.state.process", str(tmp_path), "0", "0.01", "0"],
+            [sys.executable, "-m", "tests.process", str(tmp_path), "0", "0.01", "0"],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -170,7 +170,7 @@ def test_a_directory_has_one_worker(tmp_path: Path) -> None:
 @pytest.mark.guard(300)
 def test_kills_at_random_moments_lose_no_job_and_end_each_once(tmp_path: Path) -> None:
     rng = random.Random(3)
-    with KeptWorker(tmp_path, step_s=0.004) as worker:
+    with WorkerProcess(tmp_path, step_s=0.004) as worker:
         accepted: list[str] = []
         for round_ in range(8):
             accepted += [worker.post(steps=rng.randint(1, 12), seed=len(accepted))["job_id"] for _ in range(6)]

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
+from tests.process import WorkerProcess
 from tests.serving import SseEvent
-from tests.state.process import KeptWorker
 
 ENDINGS = ("completed", "failed", "cancelled")
 STATUSES = {"completed": "completed", "failed": "failed", "cancelled": "cancelled"}
@@ -58,7 +58,7 @@ class Clients(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="sd-worker-state-"))
-        self.worker = KeptWorker(self.folder, step_s=0.004)
+        self.worker = WorkerProcess(self.folder, step_s=0.004)
         self.known: dict[str, Known] = {}
         self.keys: dict[str, Known] = {}
 

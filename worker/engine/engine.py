@@ -218,10 +218,13 @@ class Engine(Generic[D]):
             rows = sum(drawing.rows for run in self._runs.values() for drawing in run.drawings)
             if self._draining or rows >= max(self._rows.usual, self._rows_under_way):
                 return
-            work = self._queue.take()
+            work = self._queue.take(self._may_start)
             if work is None:
                 return
             self._open(work)
+
+    def _may_start(self, work: Work) -> bool:
+        return not self._runs or not (work.alone or any(run.work.alone for run in self._runs.values()))
 
     def _open(self, work: Work) -> None:
         run: JobRun[D] = JobRun(work)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker.jobs.params import JobParams, Priority
@@ -19,11 +20,16 @@ class Full(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A job as the engine sees it; `accepted_at` is on the monotonic clock."""
+    """A job as the engine sees it; `accepted_at` is on the monotonic clock.
+
+    `alone` keeps it from sharing the device: a process has died while it ran, and whether it was the cause is only
+    known if nobody else runs beside it.
+    """
 
     job_id: str
     params: JobParams
     attempt: int = 1
+    alone: bool = False
     accepted_at: float = field(default_factory=time.monotonic)
 
 
@@ -46,12 +52,12 @@ class JobQueue:
             self._lanes[work.params.priority].append(work)
             self._changed.notify()
 
-    def take(self) -> Work | None:
-        """The next piece of work, or None when nothing waits."""
+    def take(self, may_start: Callable[[Work], bool] = lambda work: True) -> Work | None:
+        """The next piece of work; None when nothing waits, or when that one may not start yet."""
         with self._changed:
             for lane in self._lanes.values():
                 if lane:
-                    return lane.popleft()
+                    return lane.popleft() if may_start(lane[0]) else None
             return None
 
     def remove(self, job_id: str) -> bool:

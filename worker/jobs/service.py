@@ -75,7 +75,8 @@ class JobService:
             elif one.model_id != model_id:
                 self._fail(job, errors.InvalidInput("The worker came back with another model than this job was for"))
             else:
-                work = Work(job.id, job.params, attempt=job.attempt + 1, accepted_at=job.accepted_at)
+                attempt, alone = job.attempt + 1, one.kills > 0
+                work = Work(job.id, job.params, attempt, alone, accepted_at=job.accepted_at)
                 self.engine.submit(work, whatever_waits=True)
                 if job.status is Status.RUNNING:
                     self._record([(job, Queued(*self.places().get(job.id, (0, None))))])

@@ -85,6 +85,11 @@ class WorkerClient(_Http):
         """The first picture of a job that is completed."""
         return _picture((await self._http.get(completed.data["images"][0]["url"])).raise_for_status().content)
 
+    async def running(self) -> list[str]:
+        """The stream addresses of all jobs that run."""
+        response = (await self._http.get("/v1/jobs", params={"status": "running"})).raise_for_status()
+        return [job["sse_url"] for job in response.json()["jobs"]]
+
     async def cancel(self, posted: dict[str, Any]) -> dict[str, Any]:
         """The job as it stood when the worker took the cancel."""
         response = (await self._http.delete(f"/v1/jobs/{posted['job_id']}")).raise_for_status()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -94,6 +94,16 @@ class Crowd:
         async with self._grown:
             await self._grown.wait_for(condition)
 
+    async def rate(self, window_s: float) -> float:
+        """Steps a second of all members together, from now on for about `window_s`."""
+        began = time.monotonic()
+        await asyncio.sleep(window_s)
+        ended = time.monotonic()
+        # So that the step that is under way at the end of the window can be shared out.
+        await self.until(lambda: all(moments[-1] >= ended for moments in self.moments().values()))
+        done = (steps_done(moments, ended) - steps_done(moments, began) for moments in self.moments().values())
+        return sum(done) / (ended - began)
+
     def step_s(self) -> list[float]:
         """Seconds between neighbouring steps of one member; the pauses between its jobs are among them."""
         return [b - a for moments in self.moments().values() for a, b in pairwise(moments)]
@@ -108,18 +118,19 @@ class Crowd:
 
 @asynccontextmanager
 async def crowd(
-    client: WorkerClient, members: Sequence[Iterator[Job]], *, spread: bool = False
+    client: WorkerClient, members: Sequence[Iterator[Job]], *, spread: bool = False, **more: Any
 ) -> AsyncIterator[Crowd]:
     """Each member draws its jobs one after the other until the end; begins when every member has made a step.
 
-    `spread` shortens the first jobs to different lengths, so that members do not all change at the same moment.
+    `spread` shortens the first jobs to different lengths, so that members do not all change at the same moment; `more`
+    goes into every post.
     """
     seen = Crowd()
 
     async def live(member: int, jobs: Iterator[Job]) -> None:
         for count, job in enumerate(jobs):
             share = (member + 1) / len(members) if spread and count == 0 else 1.0
-            await _follow(client, replace(job, steps=max(1, round(job.steps * share))), member, seen)
+            await _follow(client, replace(job, steps=max(1, round(job.steps * share))), member, seen, more)
 
     async with AsyncExitStack() as stack:
         tasks = [asyncio.create_task(live(member, jobs)) for member, jobs in enumerate(members)]
@@ -128,8 +139,8 @@ async def crowd(
         yield seen
 
 
-async def _follow(client: WorkerClient, job: Job, member: int, seen: Crowd) -> None:
-    posted = await client.post(job)
+async def _follow(client: WorkerClient, job: Job, member: int, seen: Crowd, more: Mapping[str, Any]) -> None:
+    posted = await client.post(job, **more)
     ended = False
     try:
         async with aclosing(client.events(posted)) as events:

@@ -1,42 +1,56 @@
 """Row 9: what 64 readers of previews cost a full worker, which makes the previews anyway; beside it, what those cost.
 
-The readers' end of the network is on the same machine, and in the figure.
+One crowd of jobs goes on all the time; readers come for a second or two and leave again, many times, so that a machine
+that is not equally fast all the time is so for both. The readers' end of the network is on it too, and in the figure.
 """
 
 from __future__ import annotations
 
+import asyncio
+
 from benches.speed.bench import Bench
+from benches.speed.job import stream_of_jobs
 from benches.speed.outcome import Group, Outcome
 from benches.speed.serving import servers
 from benches.speed.serving.client import WorkerClient
-from benches.speed.serving.load import run
-from benches.speed.serving.steady import step_s
-from benches.speed.spread import lost_percent, middle
+from benches.speed.serving.load import CROWD_STEPS, crowd, run
+from benches.speed.serving.steady import JOBS, drained, step_s
+from benches.speed.spread import lost_percent, middle, quartiles
 
 READERS = 64
 PREVIEW = {"every": 5, "size": 128, "format": "jpeg"}
 """As often as the worker makes them unless told otherwise, in the picture's own size."""
+SETTLE_S = 0.5
+"""For readers to get what has been before."""
 
 
 def measure(bench: Bench) -> Outcome:
-    """Three conditions in turns: nothing, previews alone, previews and readers."""
-    with servers.worker(bench, "--max-rows", "16") as server:
+    """Readers in turns with none; then previews in turns with none."""
+    with servers.worker(bench, "--max-rows", str(2 * JOBS)) as server:
         return run(_measure(server.url, bench))
 
 
 async def _measure(url: str, bench: Bench) -> Outcome:
-    steps, rounds = bench.pick((30, 12), (5, 1))
-    none, previews, both = list[float](), list[float](), list[float]()
+    pairs, window_s, steps, rounds = bench.pick((40, 1.5, 30, 6), (2, 0.5, 5, 1))
+    unread, read, none, previews = list[float](), list[float](), list[float](), list[float]()
     async with WorkerClient(url) as client:
-        await step_s(client, bench.pick(20, 1))  # warm
+        members = [stream_of_jobs(CROWD_STEPS) for _ in range(JOBS)]
+        async with crowd(client, members, spread=True, preview=PREVIEW) as jobs:
+            for _ in range(pairs):
+                unread.append(await jobs.rate(window_s))
+                running = await client.running()
+                async with drained(url, [running[number % len(running)] for number in range(READERS)]):
+                    await asyncio.sleep(SETTLE_S)
+                    read.append(await jobs.rate(window_s))
         for _ in range(rounds):
             none.append(await step_s(client, steps))
             previews.append(await step_s(client, steps, preview=PREVIEW))
-            both.append(await step_s(client, steps, preview=PREVIEW, readers_at=url, readers=READERS))
-    seconds = {"no previews, no readers": none, "previews": previews, f"previews, {READERS} readers": both}
-    losses = {"previews over none": (previews, none), "readers over previews": (both, previews)}
+    lost = quartiles([100 * (1 - with_them / without) for with_them, without in zip(read, unread, strict=True)])
     groups = (
-        Group("a step of eight jobs", "ms", {name: middle([1e3 * s for s in seen]) for name, seen in seconds.items()}),
-        Group("throughput lost", "%", {name: middle(lost_percent(*pair)) for name, pair in losses.items()}),
-    )
-    return Outcome(9, {"9.readers": middle(lost_percent(both, previews))}, groups)
+        Group("steps of eight jobs", "1/s", {"no readers": quartiles(unread), f"{READERS} readers": quartiles(read)}),
+        Group(
+            "throughput lost", "%",
+            {"readers over none": lost, "previews over none": middle(lost_percent(previews, none))},
+        ),
+    )  # fmt: skip
+    return Outcome(9, {"9.readers": lost}, groups)

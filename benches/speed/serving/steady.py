@@ -25,13 +25,10 @@ async def step_s(
     steps: int,
     *,
     preview: Mapping[str, Any] | None = None,
-    readers_at: str | None = None,
-    readers: int = 0,
 ) -> float:
     """Seconds a step, over `steps` of them, with eight guided jobs under way.
 
-    One reader follows one job and has the clock; `readers` more, spread over the jobs, read from `readers_at` and
-    throw away what they read.
+    One reader follows one job and has the clock.
     """
     more = {} if preview is None else {"preview": dict(preview)}
     source = stream_of_jobs(CROWD_STEPS)
@@ -40,9 +37,6 @@ async def step_s(
         for _ in range(JOBS):
             posted.append(await client.post(next(source), **more))
             stack.push_async_callback(_end, client, posted[-1])
-        if readers_at is not None:
-            urls = [posted[number % JOBS]["sse_url"] for number in range(readers)]
-            await stack.enter_async_context(drained(readers_at, urls))
         moments = []
         async with aclosing(client.events(posted[0])) as events:
             async for event in events:

@@ -1,6 +1,6 @@
-"""A worker with a state directory in a process of its own, which a test may kill; its runner is a fake.
+"""A worker in a process of its own, which a test may kill, with or without a state directory; its runner is a fake.
 
-As a program: `python -m tests.state.process STATE_DIR PORT STEP_S DRAIN_S` serves until it is stopped.
+As a program: `python -m tests.process STATE_DIR|- PORT STEP_S DRAIN_S` serves until it is stopped.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ import httpx
 
 from tests.fakes import FACTS, LIMITS, DrawsNoise, Paced
 from tests.serving import WAIT_S, SseEvent, check_refusal, events_of, serve
+from worker.jobs.journal import NoJournal
 from worker.state.journal import SqliteJournal
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 class PacedNoise(Paced, DrawsNoise):
     """Takes its time, and draws pictures of some size."""
 
 
-class KeptWorker:
+class WorkerProcess:
     """Starts at once; `kill`, `terminate` and `start` again, on the same port and directory."""
 
     def __init__(
-        self, folder: Path, *, step_s: float = 0.02, drain_s: float = 0.0, file_bytes: int | None = None
+        self, folder: Path | None, *, step_s: float = 0.02, drain_s: float = 0.0, file_bytes: int | None = None
     ) -> None:
-        self.folder = folder
         self.port = _free_port()
-        self._settings = [str(folder), str(self.port), str(step_s), str(drain_s)]
+        self._settings = [str(folder or "-"), str(self.port), str(step_s), str(drain_s)]
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}",
             timeout=WAIT_S,
@@ -67,7 +67,7 @@ class KeptWorker:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.state.process", *self._settings],
+            [sys.executable, "-m", "tests.process", *self._settings],
             cwd=ROOT,
             preexec_fn=limit,
         )
@@ -145,7 +145,7 @@ def main(folder: str, port: str, step_s: str, drain_s: str) -> int:
     listener = socket.create_server(("127.0.0.1", int(port)), backlog=512)
     listener.setblocking(False)
     limits = replace(LIMITS, queue_capacity=1000)
-    journal = SqliteJournal(Path(folder), FACTS.id)
+    journal = NoJournal() if folder == "-" else SqliteJournal(Path(folder), FACTS.id)
     with contextlib.closing(journal):
         return asyncio.run(
             serve(PacedNoise(float(step_s)), listener, limits=limits, drain_s=float(drain_s), journal=journal)

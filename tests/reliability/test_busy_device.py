@@ -1,0 +1,85 @@
+"""The real worker on the built-in model, with its device full: health answers, and estimates come true."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.real import Worker, start, stop
+from tests.reliability.conftest import Report, p99
+from tests.serving import events_of
+
+MOST_PROBE_S = 0.100
+MOST_ERROR = 0.25
+CLIENTS = 6
+STEPS = 20
+LAST_MOMENTS_S = 0.2
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    worker = start("--max-rows", "8")
+    try:
+        worker.wait_until_ready()
+        yield worker
+    finally:
+        stop(worker)
+
+
+@pytest.mark.guard(600)
+def test_health_and_estimates_under_load(worker: Worker, report: Report) -> None:
+    """Clients in a closed loop with more jobs than fit into a call; probes beside them all the while."""
+    jobs_each = report.pick(12, 2)
+    errors: list[float] = []
+    lock = threading.Lock()
+
+    def live(client_number: int) -> None:
+        with httpx.Client(base_url=worker.url, trust_env=False, timeout=120) as client:
+            for number in range(jobs_each):
+                seed = 100 * client_number + number
+                job = client.post("/v1/jobs", json={"prompt": "a red star", "steps": STEPS, "seed": seed}).json()
+                with client.stream("GET", job["sse_url"]) as response:
+                    told = [(time.monotonic(), event.data.get("eta_s")) for event in events_of(response)]
+                ended = time.monotonic()
+                # Not of the first job, before which nothing was measured, nor of the last moments, which anybody knows.
+                with lock:
+                    errors.extend(
+                        abs(at + eta_s - ended) / (ended - at)
+                        for at, eta_s in told
+                        if number and eta_s is not None and ended - at > LAST_MOMENTS_S
+                    )
+
+    clients = [threading.Thread(target=live, args=(number,)) for number in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    waits: dict[str, list[float]] = {"/health": [], "/ready": []}
+    with httpx.Client(base_url=worker.url, trust_env=False) as probe:
+        while any(client.is_alive() for client in clients):
+            for path, samples in waits.items():
+                began = time.monotonic()
+                assert probe.get(path).status_code == 200
+                samples.append(time.monotonic() - began)
+            time.sleep(0.02)
+    for client in clients:
+        client.join()
+    tried = f"built-in model, {CLIENTS} clients with jobs of {STEPS} steps, rows for four of them"
+    for path, samples in waits.items():
+        report.add(
+            f"`{path}` answers while the device is busy",
+            f"{len(samples)} times; {tried}",
+            f"p99 {1e3 * p99(samples):.1f} ms",
+        )
+    error = statistics.median(errors)
+    report.add(
+        "estimates come true",
+        f"{len(errors)} times `eta_s`; {tried}",
+        f"median error {100 * error:.0f} % of what was left",
+    )
+    if report.long:
+        assert all(p99(samples) <= MOST_PROBE_S for samples in waits.values())
+        assert error <= MOST_ERROR

@@ -1,0 +1,67 @@
+"""Many open streams: what one costs in memory, that health answers meanwhile, and that every reader gets everything."""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.process import WorkerProcess
+from tests.reliability.conftest import Report, p99
+
+MOST_STREAM_BYTES = 100_000
+MOST_HEALTH_S = 0.050
+
+
+def resident_bytes(pid: int) -> int:
+    """What the process holds in memory."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def open_stream(worker: WorkerProcess, job_id: str) -> tuple[socket.socket, bytes]:
+    """A connection that has asked for a job's stream, and what has come of the answer."""
+    connection = socket.create_connection(("127.0.0.1", worker.port), timeout=15)
+    connection.sendall(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    begun = connection.recv(65536)
+    assert begun.startswith(b"HTTP/1.1 200")
+    return connection, begun
+
+
+@pytest.mark.guard(600)
+def test_many_open_streams(report: Report) -> None:
+    count = report.pick(500, 60)
+    with WorkerProcess(None, step_s=0.1) as worker, ExitStack() as stack:
+        jobs = [worker.post(steps=150)["job_id"] for _ in range(8)]
+        worker.wait_for(jobs[0], "progress")
+        for job_id in jobs:  # what the first streams load belongs to no stream
+            open_stream(worker, job_id)[0].close()
+        before = resident_bytes(worker.process.pid)
+        streams = [open_stream(worker, jobs[number % 8]) for number in range(count)]
+        for stream, _ in streams:
+            stack.enter_context(stream)
+        each = (resident_bytes(worker.process.pid) - before) / count
+        waits: list[float] = []
+        for _ in range(200):
+            began = time.monotonic()
+            assert worker.client.get("/health").status_code == 200
+            waits.append(time.monotonic() - began)
+        received = []
+        for stream, begun in streams:
+            data = begun
+            while b"event: completed" not in data and (piece := stream.recv(1 << 20)):
+                data += piece
+            received.append(data.count(b"event: progress"))
+        complete = received.count(150)
+    report.add("memory of an open stream", f"{count} streams of 8 running jobs", f"{each / 1000:.0f} kB each")
+    report.add(
+        "health beside them", f"200 times, one after the other, {count} streams open", f"p99 {1e3 * p99(waits):.1f} ms"
+    )
+    report.add("every reader gets every step", f"{count} readers", f"{complete} of {count}")
+    assert complete == count
+    if report.long:
+        assert each <= MOST_STREAM_BYTES
+        assert p99(waits) <= MOST_HEALTH_S
