@@ -85,7 +85,6 @@ def _serve(settings: Settings, backend: Backend) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.disable()  # until the model is loaded: what imports make stays, and looking through it takes a fifth of the time
     if backend == "cpu":
         keep_freed_memory()
 
@@ -189,6 +188,7 @@ async def _run(
     )
     server = make_server(app, drain, service.hurry)
     service.restore(checkpoint.facts.id)
+    gc.disable()  # until the model is loaded: what imports make stays, and looking through it takes a fifth of the time
     engine.start()
     beside = [asyncio.create_task(heartbeat.run()), asyncio.create_task(service.keep_house())]
     print(

@@ -82,7 +82,7 @@ def test_a_frame_is_three_lines_of_ascii(name: str) -> None:
     assert third.isprintable()
     assert json.loads(third.removeprefix("data: ")) == json.loads(json.dumps(wire.event_data(job, event)))
     assert wire.entry_frame(job, entry) == frame
-    assert (entry.wire is None) == (name == "completed"), "finished pictures are not kept twice"
+    assert (entry.wire is None) == (name in ("preview", "completed")), "pictures are not kept twice"
 
 
 def test_text_comes_out_as_it_went_in() -> None:

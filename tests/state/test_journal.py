@@ -230,8 +230,15 @@ def test_one_directory_one_worker(journal: SqliteJournal, tmp_path: Path) -> Non
         SqliteJournal(tmp_path / "state", "fake")
 
 
-def test_prompts_are_for_the_owner_alone(journal: SqliteJournal, tmp_path: Path) -> None:
-    assert (tmp_path / "state").stat().st_mode & 0o077 == 0
+def test_prompts_and_pictures_are_for_the_owner_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "open to all"
+    folder.mkdir(mode=0o755)
+    journal = SqliteJournal(folder, "fake")
+    live(journal, *LIVES["completed"])
+    private = [*folder.glob("jobs.sqlite3*"), folder / "images"]
+    assert len(private) == 4
+    assert not [file.name for file in private if file.stat().st_mode & 0o077]
+    journal.close()
 
 
 def test_status_after_a_put_back(journal: SqliteJournal, tmp_path: Path) -> None:

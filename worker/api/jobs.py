@@ -35,7 +35,7 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         trace_id, passed_on = read_trace(request)
         job, is_new = service.submit(params, key, hashlib.sha256(body).digest(), trace_id)
         return JSONResponse(
-            job_json(job, service.places()),
+            job_json(job, {} if is_new else service.places()),  # a new one has just been told its place
             status_code=202 if is_new else 200,
             headers={"Location": f"/v1/jobs/{job.id}"} | passed_on,
         )

@@ -96,7 +96,7 @@ async def _events(
 
 
 def _writer(request: Request) -> Callable[[bytes], bool]:
-    """Straight into the connection, where the server offers that: a fifth of the way through all of ASGI's layers."""
+    """Straight into the connection, where the server offers that: a fifth of the work of going through all layers."""
     write: Callable[[bytes], bool] | None = request.scope.get("state", {}).get("write")
     return write or (lambda data: False)
 

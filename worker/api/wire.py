@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from worker.jobs.log import Entry
 from worker.jobs.params import JobParams
 
 Json = dict[str, Any]
+PREVIEWS_REMEMBERED = 16
 
 
 def job_json(job: Job, places: Mapping[str, tuple[int, float | None]]) -> Json:
@@ -145,16 +147,25 @@ def event_data(job: Job, event: Event) -> Json:
 def entry_frame(job: Job, entry: Entry) -> bytes:
     """A log entry as the stream has it, `id:`, `event:` and one line of `data:`; JSON escapes every line break in that.
 
-    Made once for all readers and kept with the entry, except where it holds finished pictures; the log drops those of
-    older previews.
+    Made once for all readers and kept with the entry. One that holds pictures is not, since the log keeps those
+    already; of the newest previews a few are remembered, for all who read them now.
     """
-    if entry.wire is None:
-        data = json.dumps(event_data(job, entry.event), separators=(",", ":"))
-        frame = f"id: {entry.id}\nevent: {event_name(entry.event)}\ndata: {data}\n\n".encode()
-        if isinstance(entry.event, Completed):
-            return frame
-        entry.wire = frame
-    return entry.wire
+    match entry.event:
+        case Preview():
+            return _preview_frame(job, entry.id, entry.event)
+        case Completed():
+            return _frame(job, entry.id, entry.event)
+        case _:
+            entry.wire = entry.wire or _frame(job, entry.id, entry.event)
+            return entry.wire
+
+
+def _frame(job: Job, number: int, event: Event) -> bytes:
+    data = json.dumps(event_data(job, event), separators=(",", ":"))
+    return f"id: {number}\nevent: {event_name(event)}\ndata: {data}\n\n".encode()
+
+
+_preview_frame = functools.lru_cache(maxsize=PREVIEWS_REMEMBERED)(_frame)
 
 
 def timestamp(moment: datetime | None) -> str | None:

@@ -51,7 +51,6 @@ class EventLog:
         self._entries: list[Entry] = []
         self._followers: set[_Follower] = set()
         self._telling = False
-        self._newest_preview: Entry | None = None
         self._preview_bytes = 0
         self.closed = False
         self.last_id = 0
@@ -75,9 +74,6 @@ class EventLog:
         if isinstance(event, Preview):
             self._preview_bytes += len(event.data)
             self._drop_old_previews()
-            if self._newest_preview is not None:
-                self._newest_preview.wire = None  # who reads now has had it
-            self._newest_preview = entry
         self._tell_soon()
         return entry
 

@@ -22,15 +22,16 @@ from worker.jobs.events import Image
 from worker.jobs.job import Job, Status
 from worker.jobs.journal import Kept, Restored
 from worker.jobs.log import Entry
+from worker.jobs.store import REMEMBERED_IDS
 from worker.state.codec import read_event, read_params, write_event, write_params
 from worker.state.pictures import Pictures
 
 logger = logging.getLogger(__name__)
 
+DATABASE = "jobs.sqlite3"
 VERSION = 1
 RESERVE_BYTES = 32_000_000
 """With less room on the disk no new job is accepted, so that those that run can be written to their end."""
-REMEMBERED_IDS = 10_000
 LOCK_S = 5.0
 
 SCHEMA = """
@@ -60,7 +61,8 @@ class SqliteJournal:
         self._model_id = model_id
         self._behind: list[Statement] = []
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds prompts
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / DATABASE).touch(mode=0o600)  # it holds prompts; SQLite gives its other files the same mode
             self._lock = (folder / "lock").open("w")
             self._pictures = Pictures(folder / "images")
         except OSError as error:
@@ -146,7 +148,7 @@ class SqliteJournal:
         self._lock.close()
 
     def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._folder / "jobs.sqlite3", timeout=LOCK_S, isolation_level=None)
+        database = sqlite3.connect(self._folder / DATABASE, timeout=LOCK_S, isolation_level=None)
         for pragma in ("synchronous = NORMAL", "foreign_keys = ON", "wal_autocheckpoint = 0"):
             database.execute(f"PRAGMA {pragma}")
         return database

@@ -17,7 +17,7 @@ class Pictures:
     def __init__(self, folder: Path) -> None:
         """Raises OSError."""
         self._folder = folder
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
     def write(self, job_id: str, images: Sequence[Image]) -> None:
         """All of a job's, or none. Raises OSError."""

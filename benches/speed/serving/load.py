@@ -94,15 +94,17 @@ class Crowd:
         async with self._grown:
             await self._grown.wait_for(condition)
 
-    async def rate(self, window_s: float) -> float:
-        """Steps a second of all members together, from now on for about `window_s`."""
+    async def rates(self, window_s: float) -> dict[int, float]:
+        """Steps a second of each member, from now on for `window_s`."""
         began = time.monotonic()
         await asyncio.sleep(window_s)
         ended = time.monotonic()
         # So that the step that is under way at the end of the window can be shared out.
         await self.until(lambda: all(moments[-1] >= ended for moments in self.moments().values()))
-        done = (steps_done(moments, ended) - steps_done(moments, began) for moments in self.moments().values())
-        return sum(done) / (ended - began)
+        return {
+            member: (steps_done(moments, ended) - steps_done(moments, began)) / (ended - began)
+            for member, moments in self.moments().items()
+        }
 
     def step_s(self) -> list[float]:
         """Seconds between neighbouring steps of one member; the pauses between its jobs are among them."""

@@ -10,7 +10,6 @@ Work is counted in steps, not in pictures, so that a picture that is half done a
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 
 from benches.speed.bench import Bench
@@ -18,7 +17,7 @@ from benches.speed.job import stream_of_jobs
 from benches.speed.outcome import Group, Outcome
 from benches.speed.serving import servers
 from benches.speed.serving.client import WorkerClient
-from benches.speed.serving.load import crowd, run, steps_done
+from benches.speed.serving.load import crowd, run
 from benches.speed.spread import middle
 
 SIZES = {"128x128": (128, 128), "192x192": (192, 192), "128x256": (128, 256)}
@@ -77,12 +76,8 @@ async def _images_per_s(
     members = [stream_of_jobs(STEPS, width=SIZES[size][0], height=SIZES[size][1]) for size in names]
     async with crowd(client, members, spread=True) as seen:
         await asyncio.sleep(warm_s)
-        began = time.monotonic()
-        await asyncio.sleep(window_s)
-        ended = time.monotonic()
-        # So that the step that is under way at the end of the window can be shared out.
-        await seen.until(lambda: all(moments[-1] >= ended for moments in seen.moments().values()))
-    steps = dict.fromkeys(clients, 0.0)
-    for member, moments in seen.moments().items():
-        steps[names[member]] += steps_done(moments, ended) - steps_done(moments, began)
-    return {size: steps[size] / STEPS / (ended - began) for size in clients}
+        rates = await seen.rates(window_s)
+    images = dict.fromkeys(clients, 0.0)
+    for member, steps_per_s in rates.items():
+        images[names[member]] += steps_per_s / STEPS
+    return images

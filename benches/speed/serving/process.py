@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -72,23 +72,21 @@ class Server:
     url: str
     session: int
 
-    @contextmanager
-    def resting(self) -> Iterator[None]:
+    def resting(self) -> AbstractContextManager[None]:
         """Stopped until it has a `turn`: some servers poll many times a second while they have nothing to do."""
-        os.killpg(self.session, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.killpg(self.session, signal.SIGCONT)
+        return self._between(signal.SIGSTOP, signal.SIGCONT)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """The machine to itself, if all others rest."""
+        return self._between(signal.SIGCONT, signal.SIGSTOP)
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """The machine to itself, if all others rest."""
-        os.killpg(self.session, signal.SIGCONT)
+    def _between(self, first: signal.Signals, last: signal.Signals) -> Iterator[None]:
+        os.killpg(self.session, first)
         try:
             yield
         finally:
-            os.killpg(self.session, signal.SIGSTOP)
+            os.killpg(self.session, last)
 
 
 @contextmanager

@@ -37,11 +37,11 @@ async def _measure(url: str, bench: Bench) -> Outcome:
         members = [stream_of_jobs(CROWD_STEPS) for _ in range(JOBS)]
         async with crowd(client, members, spread=True, preview=PREVIEW) as jobs:
             for _ in range(pairs):
-                unread.append(await jobs.rate(window_s))
+                unread.append(sum((await jobs.rates(window_s)).values()))
                 running = await client.running()
                 async with drained(url, [running[number % len(running)] for number in range(READERS)]):
                     await asyncio.sleep(SETTLE_S)
-                    read.append(await jobs.rate(window_s))
+                    read.append(sum((await jobs.rates(window_s)).values()))
         for _ in range(rounds):
             none.append(await step_s(client, steps))
             previews.append(await step_s(client, steps, preview=PREVIEW))
