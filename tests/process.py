@@ -1,16 +1,13 @@
-"""A worker in a process of its own, which a test may kill, with or without a state directory; its runner is a fake.
-
-As a program: `python -m tests.process STATE_DIR|- PORT STEP_S DRAIN_S` serves until it is stopped.
-"""
+"""A worker in a process of its own, which a test may kill, with or without a state directory; its runner is a fake."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
 import resource
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -24,9 +21,11 @@ import httpx
 from tests.fakes import FACTS, LIMITS, DrawsNoise, Paced
 from tests.serving import WAIT_S, SseEvent, check_refusal, events_of, serve
 from worker.jobs.journal import NoJournal
+from worker.main import SWITCH_INTERVAL_S
 from worker.state.journal import SqliteJournal
 
-ROOT = Path(__file__).parents[1]
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["pytest", __name__])  # so that a worker starts without importing anything
 
 
 class PacedNoise(Paced, DrawsNoise):
@@ -40,7 +39,7 @@ class WorkerProcess:
         self, folder: Path | None, *, step_s: float = 0.02, drain_s: float = 0.0, file_bytes: int | None = None
     ) -> None:
         self.port = _free_port()
-        self._settings = [str(folder or "-"), str(self.port), str(step_s), str(drain_s)]
+        self._folder, self._step_s, self._drain_s = folder, step_s, drain_s
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}",
             timeout=WAIT_S,
@@ -54,38 +53,34 @@ class WorkerProcess:
 
     def __exit__(self, *exception: object) -> None:
         self.client.close()
-        if self.process.poll() is None:
+        if self.process.is_alive():
             self.kill()
 
     def start(self, *, step_s: float | None = None, file_bytes: int | None = None) -> None:
         """Return when it answers. With `file_bytes` no file of its can grow larger, as on a full disk."""
         if step_s is not None:
-            self._settings[2] = str(step_s)
+            self._step_s = step_s
 
-        def limit() -> None:
-            if file_bytes is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.process", *self._settings],
-            cwd=ROOT,
-            preexec_fn=limit,
-        )
+        settings = (self._folder, self.port, self._step_s, self._drain_s, file_bytes)
+        self.process = _PROCESSES.Process(target=_serve, args=settings)
+        self.process.start()
         never, deadline = threading.Event(), time.monotonic() + WAIT_S
         while not self._answers():
-            assert self.process.poll() is None, "the worker ended"
+            assert self.process.is_alive(), "the worker ended"
             assert time.monotonic() < deadline, "the worker does not answer"
             never.wait(0.01)
 
     def kill(self) -> None:
         """`kill -9`."""
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
     def terminate(self) -> int:
         """SIGTERM; the exit status."""
         self.process.terminate()
-        return self.process.wait(WAIT_S)
+        self.process.join(WAIT_S)
+        assert self.process.exitcode is not None, "the worker does not stop"
+        return self.process.exitcode
 
     def post(self, **fields: Any) -> dict[str, Any]:
         """An accepted job."""
@@ -139,18 +134,15 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def main(folder: str, port: str, step_s: str, drain_s: str) -> int:
+def _serve(folder: Path | None, port: int, step_s: float, drain_s: float, file_bytes: int | None) -> None:
     """Serve until stopped."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit is then an error like any other
-    listener = socket.create_server(("127.0.0.1", int(port)), backlog=512)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    if file_bytes is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit is then an error like any other
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    listener = socket.create_server(("127.0.0.1", port), backlog=512)
     listener.setblocking(False)
     limits = replace(LIMITS, queue_capacity=1000)
-    journal = NoJournal() if folder == "-" else SqliteJournal(Path(folder), FACTS.id)
+    journal = NoJournal() if folder is None else SqliteJournal(folder, FACTS.id)
     with contextlib.closing(journal):
-        return asyncio.run(
-            serve(PacedNoise(float(step_s)), listener, limits=limits, drain_s=float(drain_s), journal=journal)
-        )
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+        sys.exit(asyncio.run(serve(PacedNoise(step_s), listener, limits=limits, drain_s=drain_s, journal=journal)))

@@ -27,7 +27,7 @@ from worker.engine.engine import Engine
 from worker.engine.rows import RowLimit
 from worker.jobs.events import Event
 from worker.jobs.job import Job
-from worker.jobs.journal import Journal
+from worker.jobs.journal import Journal, NoJournal
 from worker.jobs.params import Limits, ModelFacts
 from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
@@ -82,6 +82,7 @@ async def serve(
 ) -> int:
     """Serve until shut down; the exit status, as `worker.main` has it."""
     loop = asyncio.get_running_loop()
+    journal = journal or NoJournal()
     metrics = Metrics()
     metrics.watch(lambda: max_rows, lambda: (1000, None))
     failures: list[Exception] = []
@@ -102,6 +103,7 @@ async def serve(
         model_id=facts.id,
         rows=RowLimit(max_rows),
         rows_under_way=0,
+        keep_images=journal.keep_images,
         on_ready=on_ready,
         on_stop=on_stop,
     )

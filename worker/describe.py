@@ -43,7 +43,7 @@ def describe_worker(
             waiting=len(snapshot.waiting),
             running=snapshot.running,
             capacity=settings.queue_capacity,
-            eta_s=service.eta_s(),
+            eta_s=service.positions.eta_s(),
         ),
         memory=MemoryInfo(total_bytes=total_bytes, used_bytes=used_bytes),
     )

@@ -163,6 +163,7 @@ async def _run(
         metrics,
         model_id=checkpoint.facts.id,
         rows=rows,
+        keep_images=journal.keep_images,
         on_ready=on_engine_ready,
         on_stop=on_engine_stop,
     )

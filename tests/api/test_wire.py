@@ -127,7 +127,7 @@ def test_progress_and_timings() -> None:
 )
 def test_the_form_of_a_job_is_the_same_all_its_life(events: list[Event]) -> None:
     job = make_job(*events, labels={"a": "b"})
-    data = wire.job_json(job, {})
+    data = wire.job_json(job)
     assert set(data) == JOB_KEYS
     assert set(data["progress"]) == {"step", "steps", "percent"}
     assert set(data["timings"]) == TIMING_KEYS
@@ -139,16 +139,16 @@ def test_the_form_of_a_job_is_the_same_all_its_life(events: list[Event]) -> None
 
 
 def test_a_failed_job_says_why() -> None:
-    data = wire.job_json(make_job(Failed("engine_failed", "gone", True)), {})
+    data = wire.job_json(make_job(Failed("engine_failed", "gone", True)))
     assert data["error"] == {"code": "engine_failed", "message": "gone", "retriable": True}
-    assert wire.job_json(make_job(), {})["error"] is None
+    assert wire.job_json(make_job())["error"] is None
 
 
 def test_a_place_is_the_one_of_this_moment() -> None:
     job = make_job(Queued(3, None))
-    assert wire.job_json(job, {job.id: (1, 2.5)})["position"] == 1
-    assert wire.job_json(job, {job.id: (1, 2.5)})["eta_s"] == 2.5
-    assert wire.job_json(job, {})["position"] == 3
+    assert wire.job_json(job, (1, 2.5))["position"] == 1
+    assert wire.job_json(job, (1, 2.5))["eta_s"] == 2.5
+    assert wire.job_json(job)["position"] == 3
 
 
 def test_parameters() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +13,14 @@ import pytest
 from tests.fakes import LIMITS, make_params
 from worker import errors
 from worker.jobs.engine import EngineState, Load, Pace, Snapshot
-from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Failed, Image, Queued, Started, Timings
+from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Failed, Queued, Started, Timings
 from worker.jobs.job import Job, Status
 from worker.jobs.journal import Kept, NoJournal, Restored
 from worker.jobs.log import Entry
 from worker.jobs.params import OnDisconnect
+from worker.jobs.positions import EVERY_S
 from worker.jobs.queue import Full, Work
-from worker.jobs.service import POSITION_EVERY_S, JobService
+from worker.jobs.service import JobService
 
 WAIT_S = 10.0
 DONE = Completed((), Timings())
@@ -113,8 +114,8 @@ class TestSubmit:
         engine.loads, engine.pace = [Load(2, 10, 1)], Pace(2, 0.5, 0.0, 0.25)
         one, two = submit(service, steps=4), submit(service, steps=3)
         assert (one.eta_s, two.eta_s) == (7.5, 9.25)
-        assert service.places() == {one.id: (0, 7.5), two.id: (1, 9.25)}
-        assert service.eta_s() == 9.25
+        assert service.positions.all() == {one.id: (0, 7.5), two.id: (1, 9.25)}
+        assert service.positions.eta_s() == 9.25
 
     async def test_a_key_gives_the_same_job_even_when_nothing_else_is_taken(
         self, service: JobService, engine: Scripted
@@ -194,7 +195,7 @@ class TestPositions:
         engine.take_up(service)
         service.cancel(middle.id)
         assert await next_event(last, after=1) == Queued(0, None), "the position between was never told"
-        assert time.monotonic() - told_at >= POSITION_EVERY_S
+        assert time.monotonic() - told_at >= EVERY_S
 
 
 class TestCancel:
@@ -322,7 +323,6 @@ class KeepsInMind(NoJournal):
     def __init__(self, *kept: Kept) -> None:
         self.kept = kept
         self.written: list[tuple[str, Event]] = []
-        self.fails_to_keep_images = False
         self.is_full = False
 
     def restore(self) -> Restored:
@@ -335,10 +335,6 @@ class KeepsInMind(NoJournal):
 
     def record(self, entries: Iterable[tuple[Job, Entry]]) -> None:
         self.written += [(job.id, entry.event) for job, entry in entries]
-
-    def keep_images(self, job_id: str, images: Sequence[Image]) -> None:
-        if self.fails_to_keep_images:
-            raise OSError(28, "No space left on device")
 
 
 def kept(*events: Event, kills: int = 0, model_id: str = "fake", **changes: Any) -> Kept:
@@ -382,15 +378,6 @@ class TestJournal:
         assert (len(service.store), engine.queue) == (0, [])
         journal.is_full = False
         assert service.submit(make_params(), "key", b"")[1], "the key is as good as new"
-
-    async def test_pictures_that_cannot_be_written_are_given_all_the_same(
-        self, service: JobService, engine: Scripted, journal: KeepsInMind
-    ) -> None:
-        journal.fails_to_keep_images = True
-        job = start(service, engine)
-        service.receive([(job.id, Completed((), Timings()))])
-        assert isinstance((await events(job))[-1], Completed)
-        assert not [event for _, event in journal.written if isinstance(event, Completed)]
 
     async def test_a_drain_leaves_what_is_not_done(
         self, service: JobService, engine: Scripted, journal: KeepsInMind

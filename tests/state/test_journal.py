@@ -61,6 +61,11 @@ def live(journal: SqliteJournal, *events: Event, key: str | None = None, **chang
     return job
 
 
+def owners(tmp_path: Path) -> set[str]:
+    """The jobs of whose pictures something lies there."""
+    return {file.name.split(".")[0] for file in (tmp_path / "state" / "images").iterdir()}
+
+
 @pytest.mark.parametrize("life", LIVES)
 async def test_every_life_comes_back(journal: SqliteJournal, tmp_path: Path, life: str) -> None:
     job = live(journal, *LIVES[life], key="key", preview=PREVIEW, labels={"a": "b"}, priority=Priority.LOW)
@@ -106,14 +111,35 @@ def test_order_of_acceptance(journal: SqliteJournal, tmp_path: Path) -> None:
 def test_forgotten_jobs_leave_their_ids_and_nothing_else(journal: SqliteJournal, tmp_path: Path) -> None:
     gone, stays = live(journal, *LIVES["completed"]), live(journal, *LIVES["completed"])
     journal.forget([gone.id])
-    assert [folder.name for folder in (tmp_path / "state" / "images").iterdir()] == [stays.id]
+    journal.tidy()
+    journal.checkpoint()
+    assert owners(tmp_path) == {stays.id}
     again = reopen(journal, tmp_path)
     restored = again.restore()
     again.close()
     assert [kept.job.id for kept in restored.jobs] == [stays.id]
     assert restored.expired == [gone.id]
     with sqlite3.connect(tmp_path / "state" / "jobs.sqlite3") as database:
-        assert {job_id for (job_id,) in database.execute("SELECT DISTINCT job_id FROM events")} == {stays.id}
+        left = database.execute("SELECT DISTINCT jobs.id FROM events LEFT JOIN jobs ON events.job = jobs.number")
+        assert left.fetchall() == [(stays.id,)]
+
+
+def test_many_forgotten_jobs_are_written_down_without_being_asked(journal: SqliteJournal, tmp_path: Path) -> None:
+    jobs = [live(journal, *LIVES["cancelled"]) for _ in range(journal_module.FORGET_AT_ONCE + 1)]
+    for job in jobs:
+        journal.forget([job.id])
+    with sqlite3.connect(tmp_path / "state" / "jobs.sqlite3") as database:
+        assert database.execute("SELECT id FROM jobs").fetchall() == [(jobs[-1].id,)]
+
+
+def test_what_was_forgotten_in_the_last_moment_comes_back(journal: SqliteJournal, tmp_path: Path) -> None:
+    job = live(journal, *LIVES["completed"])
+    journal.forget([job.id])
+    journal._lock.close()  # as when the process dies
+    again = SqliteJournal(tmp_path / "state", "fake")
+    (kept,) = again.restore().jobs
+    again.close()
+    assert kept.job.images == PICTURES
 
 
 def test_only_so_many_forgotten_ids_are_kept(
@@ -131,12 +157,12 @@ def test_only_so_many_forgotten_ids_are_kept(
 def test_pictures_that_belong_to_nobody_are_removed_at_the_start(journal: SqliteJournal, tmp_path: Path) -> None:
     completed, running = live(journal, *LIVES["completed"]), live(journal, *LIVES["running"])
     journal.keep_images(running.id, PICTURES)  # and then the process died
-    images = tmp_path / "state" / "images"
-    (images / "job_x.part").mkdir()
+    (tmp_path / "state" / "images" / f"{completed.id}.0.png.part").write_bytes(b"half")
     again = reopen(journal, tmp_path)
     again.restore()
     again.close()
-    assert [folder.name for folder in images.iterdir()] == [completed.id]
+    assert owners(tmp_path) == {completed.id}
+    assert len(list((tmp_path / "state" / "images").iterdir())) == len(PICTURES)
 
 
 def test_pictures_are_all_there_or_none(
@@ -150,9 +176,12 @@ def test_pictures_are_all_there_or_none(
         return write(self, data)
 
     monkeypatch.setattr(Path, "write_bytes", fails_at_the_second)
-    with pytest.raises(OSError, match="No space"):
-        journal.keep_images("job_1", PICTURES)
-    assert not list((tmp_path / "state" / "images").iterdir())
+    job = live(journal, *LIVES["completed"])
+    assert not owners(tmp_path)
+    again = reopen(journal, tmp_path)
+    (kept,) = again.restore().jobs
+    again.close()
+    assert (kept.job.id, kept.job.status) == (job.id, Status.RUNNING), "to be drawn again"
 
 
 def test_what_cannot_be_written_is_written_with_what_comes_next(journal: SqliteJournal, tmp_path: Path) -> None:
@@ -187,7 +216,7 @@ def test_no_job_is_accepted_where_there_is_little_room(
 def test_a_job_that_cannot_be_read_is_left_out_and_the_others_stay(journal: SqliteJournal, tmp_path: Path) -> None:
     strange, lacks_a_picture, stays = live(journal), live(journal, *LIVES["completed"]), live(journal)
     journal._database.execute("UPDATE jobs SET params = '{}' WHERE id = ?", (strange.id,))
-    (tmp_path / "state" / "images" / lacks_a_picture.id / "1.png").unlink()
+    (tmp_path / "state" / "images" / f"{lacks_a_picture.id}.1.png").unlink()
     again = reopen(journal, tmp_path)
     restored = again.restore()
     again.close()

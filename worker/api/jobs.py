@@ -35,7 +35,7 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         trace_id, passed_on = read_trace(request)
         job, is_new = service.submit(params, key, hashlib.sha256(body).digest(), trace_id)
         return JSONResponse(
-            job_json(job, {} if is_new else service.places()),  # a new one has just been told its place
+            job_json(job, None if is_new else service.positions.of(job)),  # a new one has just been told
             status_code=202 if is_new else 200,
             headers={"Location": f"/v1/jobs/{job.id}"} | passed_on,
         )
@@ -48,23 +48,24 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         if after is not None:
             jobs = jobs[jobs.index(service.store.get(after)) + 1 :]
         jobs = [job for job in jobs if status is None or job.status is status]
-        page, places = jobs[:limit], service.places()
+        page, places = jobs[:limit], service.positions.all()
         return {
-            "jobs": [job_json(job, places) for job in page],
+            "jobs": [job_json(job, places.get(job.id)) for job in page],
             "next": page[-1].id if len(jobs) > len(page) else None,
         }
 
     @routes.get("/v1/jobs/{job_id}", summary="Show a job")
     async def get_job(job_id: str) -> dict[str, Any]:
         """The job as it stands now."""
-        return job_json(service.store.get(job_id), service.places())
+        job = service.store.get(job_id)
+        return job_json(job, service.positions.of(job))
 
     @routes.delete("/v1/jobs/{job_id}", status_code=202, summary="Cancel a job")
     async def cancel_job(job_id: str) -> Response:
         """202 while it takes effect, 200 when the job has already ended; harmless when repeated."""
         already = service.store.get(job_id).ended
         job = service.cancel(job_id)
-        return JSONResponse(job_json(job, service.places()), status_code=200 if already else 202)
+        return JSONResponse(job_json(job, service.positions.of(job)), status_code=200 if already else 202)
 
     return routes
 

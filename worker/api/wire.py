@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import functools
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
@@ -18,10 +17,10 @@ Json = dict[str, Any]
 PREVIEWS_REMEMBERED = 16
 
 
-def job_json(job: Job, places: Mapping[str, tuple[int, float | None]]) -> Json:
-    """A job as `GET /v1/jobs/{job_id}` answers it; `places` are those of the waiting jobs, by id."""
+def job_json(job: Job, place: tuple[int, float | None] | None = None) -> Json:
+    """A job as `GET /v1/jobs/{job_id}` answers it; `place` is where it stands if it waits, else as it was last told."""
     failure = job.failure
-    position, eta_s = places.get(job.id, (job.position, job.eta_s))
+    position, eta_s = place or (job.position, job.eta_s)
     return {
         "job_id": job.id,
         "sse_url": f"/v1/jobs/{job.id}/stream",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,12 +18,20 @@ THREADS = 2
 
 
 class EncodingPool:
-    """A job is completed by whichever thread brings its last outstanding preview or picture."""
+    """A job is completed by whichever thread brings its last outstanding preview or picture; `keep_images` is called
+    there with all its pictures before that is told."""
 
-    def __init__(self, outbox: Outbox, model_id: str, on_encoded: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        model_id: str,
+        on_encoded: Callable[[float], None],
+        keep_images: Callable[[str, Sequence[Image]], None],
+    ) -> None:
         self._outbox = outbox
         self._model_id = model_id
         self._on_encoded = on_encoded
+        self._keep_images = keep_images
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="encoding")
 
     def preview(self, run: JobRun[Any], asked: PreviewParams, drawing: Drawing, pixels: Pixels) -> None:
@@ -60,6 +68,8 @@ class EncodingPool:
                 encoded = encode()
                 self._on_encoded(time.monotonic() - started)
                 images = run.pictures.arrived(encoded)
+                if images is not None:
+                    self._keep_images(run.work.job_id, images)
             except Exception as error:
                 self._outbox.send(run, run.failure(error))
             else:

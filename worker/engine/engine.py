@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic
 
 from worker.engine.batching import Batching
@@ -24,7 +24,7 @@ from worker.engine.runner import D, DeviceLost, Runner
 from worker.errors import EngineFailed, OutOfMemory, StartError
 from worker.jobs import estimates
 from worker.jobs.engine import EngineState, Pace, Snapshot
-from worker.jobs.events import Cancelled, CancelReason, Ending, Progress, Started
+from worker.jobs.events import Cancelled, CancelReason, Ending, Image, Progress, Started
 from worker.jobs.params import PreviewParams
 from worker.jobs.queue import JobQueue, Work
 
@@ -43,8 +43,9 @@ STALL_STEPS = 20
 class Engine(Generic[D]):
     """`sink` is called from the engine's threads with (job id, event) pairs, once a step for all jobs.
 
-    `make_runner` is called on the engine's own thread, so that slow imports happen there. `on_ready` is called
-    once the model is loaded, `on_stop` when the thread ends, with the reason if it failed.
+    `make_runner` is called on the engine's own thread, so that slow imports happen there. `keep_images` is called with
+    a job's pictures, beside the engine, before its completion is told. `on_ready` is called once the model is loaded,
+    `on_stop` when the thread ends, with the reason if it failed.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Engine(Generic[D]):
         rows: RowLimit,
         rows_under_way: int = ROWS_UNDER_WAY,
         stall_s: float = STALL_S,
+        keep_images: Callable[[str, Sequence[Image]], None] = lambda job_id, images: None,
         on_ready: Callable[[], None] = lambda: None,
         on_stop: Callable[[Exception | None], None] = lambda reason: None,
     ) -> None:
@@ -82,7 +84,7 @@ class Engine(Generic[D]):
         self._alive_at = time.monotonic()
         self._pacemaker = Pacemaker()
         self._pace: Pace | None = None
-        self._encoders = EncodingPool(self._outbox, model_id, meter.encoded_image)
+        self._encoders = EncodingPool(self._outbox, model_id, meter.encoded_image, keep_images)
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
     # What the front calls, from its own thread.

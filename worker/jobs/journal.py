@@ -50,13 +50,19 @@ class Journal(Protocol):
         """Write events. What cannot be written now is written with what comes next."""
 
     def keep_images(self, job_id: str, images: Sequence[Image]) -> None:
-        """Write pictures, before the `Completed` that names them. Raises OSError, and has then kept none."""
+        """Write pictures, before the `Completed` that names them is recorded.
+
+        If they cannot be written that `Completed` will not be either, and the next process draws them again.
+        """
 
     def forget(self, job_ids: Sequence[str]) -> None:
-        """Remove ended jobs with their pictures; only their ids stay, for a while."""
+        """Remove ended jobs with their pictures, now or soon; only their ids stay, for a while."""
+
+    def tidy(self) -> None:
+        """Write down what was forgotten."""
 
     def checkpoint(self) -> None:
-        """Bring what was written into its final place."""
+        """Bring what was written into its final place, and remove pictures that nobody needs any more."""
 
     def close(self) -> None:
         """Write no more."""
@@ -79,6 +85,8 @@ class NoJournal:
     def keep_images(self, job_id: str, images: Sequence[Image]) -> None: ...
 
     def forget(self, job_ids: Sequence[str]) -> None: ...
+
+    def tidy(self) -> None: ...
 
     def checkpoint(self) -> None: ...
 

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 from worker import errors
 from worker.jobs import estimates
 from worker.jobs.engine import Engine, EngineState
-from worker.jobs.estimates import Place
-from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Failed, Queued, Started, Timings
+from worker.jobs.events import Cancelled, CancelReason, Event, Failed, Queued, Started, Timings
 from worker.jobs.job import Job, Status
 from worker.jobs.journal import Journal, NoJournal
 from worker.jobs.params import JobParams, Limits, OnDisconnect
+from worker.jobs.positions import Positions
 from worker.jobs.queue import Full, Work
 from worker.jobs.store import JobStore
 
@@ -28,10 +27,6 @@ logger = logging.getLogger(__name__)
 MAX_KILLS = 2
 """A job during which the process died so many times is not tried again."""
 HOUSEKEEPING_S = 5.0
-POSITION_EVERY_S = 1.0
-"""How often one waiting job is told where it stands, at most."""
-SETTLE_S = 0.05
-"""How long changes are gathered before positions are told, so that a burst of them costs one round."""
 UNRESPONSIVE_S = 2.0
 """How long after the drain's end an engine may take to end its jobs before they are ended for it."""
 
@@ -50,12 +45,11 @@ class JobService:
         self.limits = limits
         self.journal = journal or NoJournal()
         self.store = JobStore(limits, self.journal.forget)
+        self.positions = Positions(engine, self.store, self._record)
         self._on_event = on_event
         self._accepting = True
         self._closed = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._positions_due: asyncio.TimerHandle | None = None
-        self._completing: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()
         self._hurried = False
 
@@ -79,9 +73,9 @@ class JobService:
                 work = Work(job.id, job.params, attempt, alone, accepted_at=job.accepted_at)
                 self.engine.submit(work, whatever_waits=True)
                 if job.status is Status.RUNNING:
-                    self._record([(job, Queued(*self.places().get(job.id, (0, None))))])
+                    self._record([(job, self.positions.queued(job))])
                 self._end_in_time(job)
-        self._positions_changed()
+        self.positions.changed()
 
     def submit(
         self, params: JobParams, key: str | None = None, digest: bytes = b"", trace_id: str | None = None
@@ -104,7 +98,7 @@ class JobService:
             raise errors.QueueFull(estimates.retry_after_s(snapshot)) from None
         self.store.add(job, key, digest)
         # The engine may have taken it already; its `Started` is then on the way and comes after this.
-        queued = Queued(*self.places().get(job.id, (0, None)))
+        queued = self.positions.queued(job)
         try:
             self.journal.accept(job, job.record(queued), key, digest)
         except errors.StorageFull:
@@ -112,7 +106,7 @@ class JobService:
             self.store.discard(job)
             raise
         self._on_event(job, queued)
-        self._positions_changed()  # of those that it came in front of
+        self.positions.changed()  # of those that it came in front of
         self._end_in_time(job)
         return job, True
 
@@ -123,7 +117,7 @@ class JobService:
             job.cancel_reason = job.cancel_reason or reason
             if self._closed or self.engine.cancel(job_id, job.cancel_reason):
                 self._cancel_waiting(job, job.cancel_reason)
-                self._positions_changed()
+                self.positions.changed()
         return job
 
     def receive(self, events: Iterable[tuple[str, Event]]) -> None:
@@ -135,23 +129,11 @@ class JobService:
             job = self.store.find(job_id)
             if job is None or job.ended:
                 continue
-            if not self.journal.durable:
-                told.append((job, event))
-            elif isinstance(event, Completed):
-                self._complete(job, event)
-            elif not self._goes_on_later(job, event):
+            if not self._goes_on_later(job, event):
                 told.append((job, event))
         self._record(told)
         if any(isinstance(event, Started) for _, event in told):
-            self._positions_changed()
-
-    def places(self) -> dict[str, Place]:
-        """Of every waiting job at this moment, by its id."""
-        return estimates.places(self.engine.snapshot(), self._params)
-
-    def eta_s(self) -> float | None:
-        """Seconds until everything that was accepted is done; None while the engine's pace is unknown."""
-        return estimates.all_done_s(self.engine.snapshot(), self._params)
+            self.positions.changed()
 
     def reader_left(self, job: Job) -> None:
         """Tell that a stream was closed by its reader; the last one may take the job along."""
@@ -193,6 +175,7 @@ class JobService:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             self.store.expire()
+            self.journal.tidy()
             await asyncio.to_thread(self.journal.checkpoint)
 
     def busy(self) -> bool:
@@ -221,24 +204,7 @@ class JobService:
     def _goes_on_later(self, job: Job, event: Event) -> bool:
         """Whether `event` is the end of an engine that never took `job` up; with a journal the next process will."""
         gone = isinstance(event, Failed) and event.code == errors.EngineFailed.code
-        return gone and job.status is Status.QUEUED
-
-    def _complete(self, job: Job, completed: Completed) -> None:
-        """Tell of pictures once they are written, on another thread."""
-
-        async def complete() -> None:
-            try:
-                await asyncio.to_thread(self.journal.keep_images, job.id, completed.images)
-                durable = True
-            except OSError as error:
-                logger.warning("pictures cannot be written to the state directory: %s", error.strerror)
-                durable = False  # the job is done and its pictures are here, for as long as the process lives
-            if not job.ended and not self._closed:
-                self._record([(job, completed)], durable=durable)
-
-        task = asyncio.get_running_loop().create_task(complete())
-        self._completing.add(task)
-        task.add_done_callback(self._completing.discard)
+        return self.journal.durable and gone and job.status is Status.QUEUED
 
     def _end_in_time(self, job: Job) -> None:
         left_s = job.accepted_at + job.params.timeout_s - time.monotonic()
@@ -252,10 +218,10 @@ class JobService:
     def _fail(self, job: Job, error: errors.JobFailure) -> None:
         self._record([(job, Failed(error.code, error.detail, error.retriable))])
 
-    def _record(self, told: Sequence[tuple[Job, Event]], *, durable: bool = True) -> None:
+    def _record(self, told: Sequence[tuple[Job, Event]]) -> None:
         """Readers wake when the loop goes on, so that they see nothing that is not in the journal."""
         recorded = [(job, job.record(event)) for job, event in told if not job.ended]
-        if durable and recorded:
+        if recorded:
             self.journal.record(recorded)
         for job, entry in recorded:
             self._on_event(job, entry.event)
@@ -265,26 +231,3 @@ class JobService:
                 self.store.note_ended(job)
         if any(entry.is_ending for _, entry in recorded) and not self.busy():
             self._quiet.set()
-
-    def _positions_changed(self, in_s: float = SETTLE_S) -> None:
-        if self._positions_due is None:
-            self._positions_due = asyncio.get_running_loop().call_later(in_s, self._tell_positions)
-
-    def _tell_positions(self) -> None:
-        """Tell waiting jobs that they moved, each at most once in `POSITION_EVERY_S`."""
-        self._positions_due = None
-        now, next_due_s = time.monotonic(), math.inf
-        for job_id, (position, eta_s) in self.places().items():
-            job = self.store.find(job_id)
-            if job is None or job.ended or job.position == position:
-                continue
-            if (due_s := job.told_at + POSITION_EVERY_S - now) <= 0:
-                self._record([(job, Queued(position, eta_s))])
-            else:
-                next_due_s = min(next_due_s, due_s)
-        if next_due_s < math.inf:
-            self._positions_changed(max(SETTLE_S, next_due_s))
-
-    def _params(self, job_id: str) -> JobParams | None:
-        job = self.store.find(job_id)
-        return None if job is None else job.params

@@ -26,6 +26,7 @@ class JobStore:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._by_key: dict[str, tuple[bytes, str]] = {}
         self._key_of: dict[str, str] = {}
+        self._unended: dict[str, Job] = {}
         self._ended: OrderedDict[str, Job] = OrderedDict()  # in order of ending
         self._expired: OrderedDict[str, None] = OrderedDict()
         self._held_bytes = 0
@@ -35,7 +36,7 @@ class JobStore:
 
     def add(self, job: Job, key: str | None = None, digest: bytes = b"") -> None:
         """Know `job` from now on, and by its idempotency key if it has one."""
-        self._jobs[job.id] = job
+        self._jobs[job.id] = self._unended[job.id] = job
         if key is not None:
             self._by_key[key] = (digest, job.id)
             self._key_of[job.id] = key
@@ -46,6 +47,7 @@ class JobStore:
         for job, key, digest in jobs:
             self.add(job, key, digest)
             if job.ended:
+                del self._unended[job.id]
                 ended.append(job)
         self._expired.update(dict.fromkeys(expired))
         for job in sorted(ended, key=lambda one: one.ended_at or 0.0):
@@ -56,6 +58,7 @@ class JobStore:
     def discard(self, job: Job) -> None:
         """As if `job` had never been added; it has not ended."""
         del self._jobs[job.id]
+        del self._unended[job.id]
         self._drop_key(job)
 
     def get(self, job_id: str) -> Job:
@@ -86,11 +89,12 @@ class JobStore:
         return list(reversed(self._jobs.values()))
 
     def unended(self) -> list[Job]:
-        """The jobs that have no ending yet, oldest first."""
-        return [job for job in self._jobs.values() if not job.ended]
+        """The jobs of which no ending was noted yet, oldest first."""
+        return list(self._unended.values())
 
     def note_ended(self, job: Job) -> None:
         """Count what an ended job holds against the limits."""
+        del self._unended[job.id]
         self._ended[job.id] = job
         self._held_bytes += job.log.held_bytes()
         self.expire()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import ConfigurationError, StorageFull
-from worker.jobs.events import Image
+from worker.jobs.events import Completed, Image, Queued
 from worker.jobs.job import Job, Status
 from worker.jobs.journal import Kept, Restored
 from worker.jobs.log import Entry
@@ -29,23 +29,27 @@ from worker.state.pictures import Pictures
 logger = logging.getLogger(__name__)
 
 DATABASE = "jobs.sqlite3"
-VERSION = 1
+VERSION = 2
 RESERVE_BYTES = 32_000_000
 """With less room on the disk no new job is accepted, so that those that run can be written to their end."""
 LOCK_S = 5.0
+FORGET_AT_ONCE = 32
+"""So many forgotten jobs are written down together, or fewer when the house is tidied."""
 
 SCHEMA = """
 CREATE TABLE jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, params TEXT NOT NULL,
-    model_id TEXT NOT NULL, key TEXT, digest BLOB NOT NULL, trace_id TEXT, kills INTEGER NOT NULL DEFAULT 0
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL, created_at TEXT NOT NULL, params TEXT NOT NULL,
+    queued TEXT NOT NULL, model_id TEXT NOT NULL, key TEXT, digest BLOB NOT NULL, trace_id TEXT,
+    kills INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE events (
-    job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, id INTEGER NOT NULL, at TEXT NOT NULL,
-    kind TEXT NOT NULL, content TEXT, PRIMARY KEY (job_id, id)
+    job INTEGER NOT NULL REFERENCES jobs (number) ON DELETE CASCADE, id INTEGER NOT NULL, at TEXT NOT NULL,
+    kind TEXT NOT NULL, content TEXT, PRIMARY KEY (job, id)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE expired (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE expired (number INTEGER PRIMARY KEY, id TEXT NOT NULL) STRICT;
 """
-INSERT_JOB = "INSERT INTO jobs VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, 0)"
+INSERT_JOB = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"
+"""With the job's first event, so that accepting is one statement: between two of them another thread may come in."""
 INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?)"
 
 Statement = tuple[str, tuple[Any, ...]]
@@ -60,6 +64,11 @@ class SqliteJournal:
         self._folder = folder
         self._model_id = model_id
         self._behind: list[Statement] = []
+        self._numbers: dict[str, int] = {}
+        self._last_number = 0
+        self._unkept: set[str] = set()
+        self._forgotten: list[str] = []
+        self._unneeded: list[str] = []
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (folder / DATABASE).touch(mode=0o600)  # it holds prompts; SQLite gives its other files the same mode
@@ -86,9 +95,10 @@ class SqliteJournal:
         """
         try:
             kept = list(self._read_jobs())
-            running = [(one.job.id,) for one in kept if one.job.status is Status.RUNNING]
+            running = [(self._numbers[one.job.id],) for one in kept if one.job.status is Status.RUNNING]
             with self._transaction():
-                self._database.executemany("UPDATE jobs SET kills = kills + 1 WHERE id = ?", running)
+                self._database.executemany("UPDATE jobs SET kills = kills + 1 WHERE number = ?", running)
+            self.tidy()
             expired = [job_id for (job_id,) in self._database.execute("SELECT id FROM expired ORDER BY number")]
         except sqlite3.Error as error:
             raise ConfigurationError(f"--state-dir holds a database that cannot be used: {error}") from None
@@ -97,10 +107,13 @@ class SqliteJournal:
 
     def accept(self, job: Job, first: Entry, key: str | None, digest: bytes) -> None:
         """As `Journal` has it."""
+        number = self._last_number + 1
         accepted = (
+            number,
             job.id,
             job.created_at.isoformat(),
             write_params(job.params),
+            write_event(first.event)[1],
             self._model_id,
             key,
             digest,
@@ -109,39 +122,63 @@ class SqliteJournal:
         try:
             if shutil.disk_usage(self._folder).free < RESERVE_BYTES:
                 raise StorageFull
-            self._write([(INSERT_JOB, accepted), _event(job, first, job.created_at)])
+            self._write([(INSERT_JOB, accepted)])
         except (sqlite3.Error, OSError) as error:
             logger.warning("no job can be written to the state directory: %s", error)
             raise StorageFull from None
+        self._numbers[job.id] = self._last_number = number
 
     def record(self, entries: Iterable[tuple[Job, Entry]]) -> None:
         """As `Journal` has it."""
         now = datetime.now(UTC)
-        self._write_or_keep([_event(job, entry, now) for job, entry in entries])
+        self._write_or_keep(
+            [
+                _event(self._numbers[job.id], entry, now)
+                for job, entry in entries
+                if not (job.id in self._unkept and isinstance(entry.event, Completed))
+            ]
+        )
 
     def keep_images(self, job_id: str, images: Sequence[Image]) -> None:
         """As `Journal` has it."""
-        self._pictures.write(job_id, images)
+        try:
+            self._pictures.write(job_id, images)
+        except OSError as error:
+            self._unkept.add(job_id)
+            logger.warning("pictures cannot be written to the state directory: %s", error.strerror)
 
     def forget(self, job_ids: Sequence[str]) -> None:
+        """As `Journal` has it."""
+        self._forgotten += job_ids
+        if len(self._forgotten) >= FORGET_AT_ONCE:
+            self.tidy()
+
+    def tidy(self) -> None:
         """As `Journal` has it; first in the database, so that no entry ever names a picture that is gone."""
+        forgotten, self._forgotten = self._forgotten, []
+        if not forgotten:
+            return
         statements: list[Statement] = []
-        for job_id in job_ids:
-            statements.append(("DELETE FROM jobs WHERE id = ?", (job_id,)))
-            statements.append(("INSERT OR IGNORE INTO expired (id) VALUES (?)", (job_id,)))
+        for job_id in forgotten:
+            self._unkept.discard(job_id)
+            statements.append(("DELETE FROM jobs WHERE number = ?", (self._numbers.pop(job_id),)))
+            statements.append(("INSERT INTO expired (id) VALUES (?)", (job_id,)))
         statements.append(
             ("DELETE FROM expired WHERE number <= (SELECT max(number) FROM expired) - ?", (REMEMBERED_IDS,))
         )
         if self._write_or_keep(statements):
-            self._pictures.remove(job_ids)
+            self._unneeded += forgotten
 
     def checkpoint(self) -> None:
         """As `Journal` has it, without holding up the writer."""
+        while self._unneeded:
+            self._pictures.remove(self._unneeded.pop())
         with contextlib.suppress(sqlite3.Error), contextlib.closing(self._connect()) as database:
             database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
         """As `Journal` has it."""
+        self.tidy()
         with contextlib.suppress(sqlite3.Error):
             self._write_or_keep([])
             self._database.close()
@@ -163,14 +200,15 @@ class SqliteJournal:
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _read_jobs(self) -> Iterator[Kept]:
-        events: dict[str, list[tuple[int, str, str, str | None]]] = {}
-        for job_id, number, at, kind, content in self._database.execute("SELECT * FROM events ORDER BY job_id, id"):
-            events.setdefault(job_id, []).append((number, at, kind, content))
+        events: dict[int, list[tuple[int, str, str, str | None]]] = {}
+        for number, event_id, at, kind, content in self._database.execute("SELECT * FROM events ORDER BY job, id"):
+            events.setdefault(number, []).append((event_id, at, kind, content))
         rows = self._database.execute("SELECT * FROM jobs ORDER BY number").fetchall()
-        for _, job_id, created_at, params, model_id, key, digest, trace_id, kills in rows:
+        for number, job_id, created_at, params, queued, model_id, key, digest, trace_id, kills in rows:
+            self._numbers[job_id] = self._last_number = number
             try:
                 job = Job(read_params(params), job_id, datetime.fromisoformat(created_at), trace_id)
-                self._replay(job, events.get(job_id, []))
+                self._replay(job, [(1, created_at, Queued.__name__, queued), *events.get(number, [])])
             except (ValueError, RuntimeError, OSError) as error:
                 logger.warning("the job %s of the state directory cannot be read: %s", job_id, type(error).__name__)
                 self.forget([job_id])
@@ -202,9 +240,13 @@ class SqliteJournal:
 
     def _write(self, statements: list[Statement]) -> None:
         """These, behind what could not be written before; all or nothing."""
-        with self._transaction():
-            for statement, values in (*self._behind, *statements):
-                self._database.execute(statement, values)
+        everything = [*self._behind, *statements]
+        if len(everything) == 1:  # a statement alone is a transaction by itself
+            self._database.execute(*everything[0])
+        elif everything:
+            with self._transaction():
+                for statement, values in everything:
+                    self._database.execute(statement, values)
         self._behind.clear()
 
     @contextlib.contextmanager
@@ -219,5 +261,5 @@ class SqliteJournal:
             raise
 
 
-def _event(job: Job, entry: Entry, at: datetime) -> Statement:
-    return INSERT_EVENT, (job.id, entry.id, at.isoformat(), *write_event(entry.event))
+def _event(number: int, entry: Entry, at: datetime) -> Statement:
+    return INSERT_EVENT, (number, entry.id, at.isoformat(), *write_event(entry.event))

@@ -1,9 +1,11 @@
-"""Finished pictures as files: a folder for each job, written whole beside its place, then renamed into it."""
+"""Finished pictures as files, each written whole beside its place, then renamed into it."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Collection, Iterable, Sequence
+import contextlib
+import os
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from worker.jobs.events import Image
@@ -12,39 +14,50 @@ UNFINISHED = ".part"
 
 
 class Pictures:
-    """Raises OSError where it says so; what is to be removed and cannot be is removed at the next start."""
+    """In `folder`, under names that begin with their job's id. Safe from any thread, one job from one at a time."""
 
     def __init__(self, folder: Path) -> None:
         """Raises OSError."""
         self._folder = folder
+        self._names: defaultdict[str, list[str]] = defaultdict(list)
         folder.mkdir(mode=0o700, exist_ok=True)
 
     def write(self, job_id: str, images: Sequence[Image]) -> None:
         """All of a job's, or none. Raises OSError."""
-        place, part = self._folder / job_id, self._folder / (job_id + UNFINISHED)
-        self.remove([place.name, part.name])  # an attempt that a process left behind when it died
         try:
-            part.mkdir()
             for image in images:
-                (part / _name(image.index, image.format.value)).write_bytes(image.data)
-            part.rename(place)
+                place = self._place(job_id, image.index, image.format.value)
+                self._names[job_id].append(place.name)
+                part = place.with_name(place.name + UNFINISHED)
+                try:
+                    part.write_bytes(image.data)
+                    part.rename(place)
+                except OSError:
+                    part.unlink(missing_ok=True)
+                    raise
         except OSError:
-            self.remove([part.name])
+            self.remove(job_id)
             raise
 
     def read(self, job_id: str, index: int, form: str) -> bytes:
         """The bytes as they were written. Raises OSError."""
-        return (self._folder / job_id / _name(index, form)).read_bytes()
+        return self._place(job_id, index, form).read_bytes()
 
-    def remove(self, job_ids: Iterable[str]) -> None:
-        """All of these jobs'."""
-        for job_id in job_ids:
-            shutil.rmtree(self._folder / job_id, ignore_errors=True)
+    def remove(self, job_id: str) -> None:
+        """All of a job's; what cannot be removed now is removed at the next start."""
+        for name in self._names.pop(job_id, ()):
+            with contextlib.suppress(OSError):
+                (self._folder / name).unlink()
 
     def keep_only(self, job_ids: Collection[str]) -> None:
         """Remove what belongs to no job of these, and what was never finished."""
-        self.remove([folder.name for folder in self._folder.iterdir() if folder.name not in job_ids])
+        for entry in os.scandir(self._folder):
+            job_id = entry.name.partition(".")[0]
+            if job_id in job_ids and not entry.name.endswith(UNFINISHED):
+                self._names[job_id].append(entry.name)
+            else:
+                with contextlib.suppress(OSError):
+                    Path(entry.path).unlink()
 
-
-def _name(index: int, form: str) -> str:
-    return f"{index}.{form}"
+    def _place(self, job_id: str, index: int, form: str) -> Path:
+        return self._folder / f"{job_id}.{index}.{form}"
