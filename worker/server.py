@@ -22,8 +22,9 @@ BODY_TIMES = 6
 
 
 class Connection(H11Protocol):
-    """A connection that half a request ends, with two things for the application in `scope["state"]`: `cut` ends it at
-    once, where closing it would wait until the peer has read what was sent; `write` continues a streamed body."""
+    """A connection that half a request ends, with three things for the application in `scope["state"]`: `cut` ends it
+    at once, where closing it would wait until the peer has read what was sent; `closing` tells that it is about to end;
+    `write` continues a streamed body."""
 
     receive_s = RECEIVE_S
     _begun_at: float | None = None
@@ -37,7 +38,12 @@ class Connection(H11Protocol):
         """
         super().connection_made(transport)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.app_state = {**self.app_state, "cut": transport.abort, "write": self.write}
+        self.app_state = {
+            **self.app_state,
+            "cut": transport.abort,
+            "closing": transport.is_closing,
+            "write": self.write,
+        }
         self._watch()
 
     def write(self, data: bytes) -> bool:

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from io import BytesIO
 
@@ -351,6 +352,20 @@ def test_a_reader_that_was_cut_off_hard_is_noticed(serve: Serve) -> None:
     response.close()
     client.close()
     eventually(lambda: readers_of(worker, job_id) == 0)
+
+
+def test_readers_that_are_gone_before_the_first_event_make_no_noise(
+    instant: ServedWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = instant.post(steps=100)["job_id"]
+    instant.stream(job_id)
+    for _ in range(30):
+        with socket.create_connection(("127.0.0.1", instant.port)) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset at once
+            connection.sendall(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            connection.recv(1)
+    eventually(lambda: readers_of(instant, job_id) == 0)
+    assert not [record.getMessage() for record in caplog.records if record.name == "asyncio"]
 
 
 def test_a_reader_that_does_not_read_is_cut_and_may_come_back(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,8 @@
-"""Promises with their figures: each test adds a row, and `--long` writes them all to `benches/RELIABILITY.md`."""
+"""Promises with their figures: each test adds rows, and with `--long` they go to `benches/RELIABILITY.md`."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Iterator
@@ -11,13 +12,32 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "benches" / "RELIABILITY.md"
+FIGURES = Path(__file__).parents[2] / "benches" / "reliability.json"
+PAGE = FIGURES.with_name("RELIABILITY.md")
 HEAD = """# Reliability
 
 What the worker promises, how that was tried, and what was seen. Made by `bin/test --long tests/reliability`, which runs
-the stated sizes; `bin/test` runs the same at a size for two cores. All of it goes against a real server on a real port,
-in a process of its own where it says so; the model is a fake unless the row says otherwise.
+the stated sizes and takes hours; `bin/test` runs the same at a size for two cores. A part of it can be run alone, and
+brings its own rows up to date. All of it goes against a real server on a real port, in a process of its own where it
+can be killed; the model is a fake unless the row says otherwise.
+
+| | promise | how it was tried | figure | when and where |
+|---|---|---|---|---|
 """
+TOPICS = (
+    "Streams",
+    "Durability",
+    "Idempotency",
+    "Back-pressure",
+    "Cancel",
+    "Drain",
+    "Health",
+    "Orchestrator",
+    "Access",
+    "Hostile input",
+    "Every order",
+    "Soak",
+)
 
 
 @dataclass
@@ -25,25 +45,26 @@ class Report:
     """The rows so far. `long` is whether the stated sizes are asked for."""
 
     long: bool
-    rows: list[tuple[str, str, str]] = field(default_factory=list)
+    rows: list[dict[str, str]] = field(default_factory=list)
 
     def pick(self, stated: int, short: int) -> int:
         """The size that goes with this run."""
         return stated if self.long else short
 
-    def add(self, promise: str, tried: str, figure: str) -> None:
-        """One row."""
-        self.rows.append((promise, tried, figure))
+    def add(self, topic: str, promise: str, tried: str, figure: str) -> None:
+        """One row; call it before the figure is judged, so that one that does not hold is told too."""
+        assert topic in TOPICS
+        when = f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+        self.rows.append({"topic": topic, "promise": promise, "tried": tried, "figure": figure, "when": when})
 
-    def page(self) -> str:
-        """All of it in Markdown."""
-        machine = (
-            f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-        )
-        lines = [HEAD, f"Run of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {machine}.", ""]
-        lines += ["| promise | how it was tried | figure |", "|---|---|---|"]
-        lines += [f"| {promise} | {tried} | {figure} |" for promise, tried, figure in self.rows]
-        return "\n".join(lines) + "\n"
+    def write(self) -> None:
+        """Bring the figures and the page up to date."""
+        known = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else []
+        rows = {(row["topic"], row["promise"]): row for row in [*known, *self.rows]}
+        ordered = sorted(rows.values(), key=lambda row: TOPICS.index(row["topic"]))
+        FIGURES.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        lines = [f"| {' | '.join(row[name] for name in row)} |" for row in ordered]
+        PAGE.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +72,7 @@ def report(pytestconfig: pytest.Config) -> Iterator[Report]:
     collected = Report(bool(pytestconfig.getoption("--long")))
     yield collected
     if collected.long and collected.rows:
-        PAGE.write_text(collected.page(), encoding="utf-8")
+        collected.write()
 
 
 def p99(samples: list[float]) -> float:

@@ -36,22 +36,27 @@ def test_health_and_estimates_under_load(worker: Worker, report: Report) -> None
     """Clients in a closed loop with more jobs than fit into a call; probes beside them all the while."""
     jobs_each = report.pick(12, 2)
     errors: list[float] = []
+    completed = 0
     lock = threading.Lock()
 
     def live(client_number: int) -> None:
+        nonlocal completed
         with httpx.Client(base_url=worker.url, trust_env=False, timeout=120) as client:
             for number in range(jobs_each):
                 seed = 100 * client_number + number
                 job = client.post("/v1/jobs", json={"prompt": "a red star", "steps": STEPS, "seed": seed}).json()
                 with client.stream("GET", job["sse_url"]) as response:
-                    told = [(time.monotonic(), event.data.get("eta_s")) for event in events_of(response)]
+                    told = [(time.monotonic(), event) for event in events_of(response)]
                 ended = time.monotonic()
+                if told[-1][1].name != "completed":
+                    return
                 # Not of the first job, before which nothing was measured, nor of the last moments, which anybody knows.
                 with lock:
+                    completed += 1
                     errors.extend(
                         abs(at + eta_s - ended) / (ended - at)
-                        for at, eta_s in told
-                        if number and eta_s is not None and ended - at > LAST_MOMENTS_S
+                        for at, event in told
+                        if number and (eta_s := event.data.get("eta_s")) is not None and ended - at > LAST_MOMENTS_S
                     )
 
     clients = [threading.Thread(target=live, args=(number,)) for number in range(CLIENTS)]
@@ -64,18 +69,21 @@ def test_health_and_estimates_under_load(worker: Worker, report: Report) -> None
                 began = time.monotonic()
                 assert probe.get(path).status_code == 200
                 samples.append(time.monotonic() - began)
-            time.sleep(0.02)
+            clients[0].join(0.02)
     for client in clients:
         client.join()
+    assert completed == CLIENTS * jobs_each
     tried = f"built-in model, {CLIENTS} clients with jobs of {STEPS} steps, rows for four of them"
     for path, samples in waits.items():
         report.add(
+            "Health",
             f"`{path}` answers while the device is busy",
             f"{len(samples)} times; {tried}",
             f"p99 {1e3 * p99(samples):.1f} ms",
         )
     error = statistics.median(errors)
     report.add(
+        "Back-pressure",
         "estimates come true",
         f"{len(errors)} times `eta_s`; {tried}",
         f"median error {100 * error:.0f} % of what was left",

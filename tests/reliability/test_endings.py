@@ -38,7 +38,7 @@ def test_a_cancel_that_races_with_the_last_step(report: Report) -> None:
         worker.leave()
         worker.wait_stopped()
     told = ", ".join(f"{count} {name}" for name, count in sorted(ended.items()))
-    report.add("a cancel against the last step: one ending each", f"{races} races, each cancelled twice", told)
+    report.add("Cancel", "against the last step: one ending each", f"{races} races, each cancelled twice", told)
     assert len(ended) == 2, "both happen"
 
 
@@ -87,5 +87,8 @@ def test_stopped_at_any_moment(report: Report, tmp_path: Path, kept: bool) -> No
     where = "with a state directory" if kept else "in memory"
     figure = f"{told}; {resumed} streams went on after the restart" if kept else told
     report.add(
-        f"SIGTERM at any moment, {where}: no stream without its ending", f"{times} stops, 12 readers each", figure
+        "Drain",
+        f"SIGTERM at any moment, {where}: no stream without its ending",
+        f"{times} stops, 12 readers each",
+        figure,
     )

@@ -43,8 +43,13 @@ def test_half_sent_requests(report: Report) -> None:
             except ConnectionResetError:
                 pass
         closed_s = time.monotonic() - began
-    report.add("half-sent requests are closed", f"{count} connections of four kinds", f"all within {closed_s:.1f} s")
-    report.add("health beside them", "200 times", f"p99 {1e3 * p99(waits):.1f} ms")
+    report.add(
+        "Hostile input",
+        "half-sent requests are closed",
+        f"{count} connections of four kinds",
+        f"all within {closed_s:.1f} s",
+    )
+    report.add("Hostile input", "health beside half-sent requests", "200 times", f"p99 {1e3 * p99(waits):.1f} ms")
     assert closed_s <= CLOSED_WITHIN_S
 
 
@@ -69,8 +74,8 @@ def test_heads_and_bodies_without_end(report: Report) -> None:
             with socket.create_connection(("127.0.0.1", worker.port)) as connection:
                 assert refused(connection, [both]) // 100 == 4
         assert worker.client.get("/health").status_code == 200
-    report.add("a head without end", f"{megabytes} MB", f"status {head}")
-    report.add("a body in very many pieces", f"{pieces} chunks of one byte", f"status {body}")
+    report.add("Hostile input", "a head without end", f"{megabytes} MB", f"status {head}")
+    report.add("Hostile input", "a body in very many pieces", f"{pieces} chunks of one byte", f"status {body}")
     assert head // 100 == 4
     assert body // 100 == 4
 

@@ -56,11 +56,16 @@ def test_many_open_streams(report: Report) -> None:
                 data += piece
             received.append(data.count(b"event: progress"))
         complete = received.count(150)
-    report.add("memory of an open stream", f"{count} streams of 8 running jobs", f"{each / 1000:.0f} kB each")
     report.add(
-        "health beside them", f"200 times, one after the other, {count} streams open", f"p99 {1e3 * p99(waits):.1f} ms"
+        "Streams", "memory of an open stream", f"{count} streams of 8 running jobs", f"{each / 1000:.0f} kB each"
     )
-    report.add("every reader gets every step", f"{count} readers", f"{complete} of {count}")
+    report.add(
+        "Streams",
+        "health beside many of them",
+        f"200 times, one after the other, {count} streams open",
+        f"p99 {1e3 * p99(waits):.1f} ms",
+    )
+    report.add("Streams", "every reader gets every step", f"{count} readers", f"{complete} of {count}")
     assert complete == count
     if report.long:
         assert each <= MOST_STREAM_BYTES

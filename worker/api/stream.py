@@ -71,6 +71,8 @@ class EventStream(EventSourceResponse):
         """As ASGI has it."""
 
         async def send_or_cut(message: Message) -> None:
+            if scope["state"]["closing"]():  # let the server notice, which then takes no more
+                await anyio.lowlevel.checkpoint()
             with anyio.move_on_after(self._stall_s) as patience:
                 await send(message)
             if patience.cancelled_caught:
