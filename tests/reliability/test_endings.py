@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from collections import Counter
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.fakes import Paced
 from tests.process import WorkerProcess
+from tests.real import start, stop
 from tests.reliability.conftest import Report
-from tests.serving import ServedWorker, smaller
+from tests.serving import ServedWorker, SseEvent, events_of, smaller
 
 ENDINGS = ("completed", "failed", "cancelled")
 
@@ -91,4 +94,102 @@ def test_stopped_at_any_moment(report: Report, tmp_path: Path, kept: bool) -> No
         f"SIGTERM at any moment, {where}: no stream without its ending",
         f"{times} stops, 12 readers each",
         figure,
+    )
+
+
+@pytest.mark.guard(3600)
+def test_killed_at_any_moment(report: Report, tmp_path: Path) -> None:
+    kills, each = report.pick(100, 6), 6
+    rng = random.Random(3)
+    never = threading.Event()
+    accepted: list[str] = []
+    seen: dict[str, dict[int, SseEvent]] = {}
+    endings: Counter[str] = Counter()
+
+    def read(job_id: str) -> None:
+        """As much as there is, from where it broke off; what was told once is told the same for ever."""
+        told = seen.setdefault(job_id, {})
+        with contextlib.suppress(httpx.TransportError), worker.following(job_id, max(told, default=0)) as events:
+            for event in events:
+                assert event.id == max(told, default=0) + 1
+                told[event.id] = event
+
+    with WorkerProcess(tmp_path, step_s=0.004) as worker:
+        for number in range(kills):
+            jobs = [worker.post(steps=rng.randint(1, 12), seed=len(accepted))["job_id"] for _ in range(each)]
+            accepted += jobs
+            readers = [threading.Thread(target=read, args=(job_id,)) for job_id in jobs]
+            for reader in readers:
+                reader.start()
+            never.wait(rng.random() * 0.15)
+            worker.kill()
+            for reader in readers:
+                reader.join()
+            worker.start(step_s=0.0005 if number == kills - 1 else None)
+        for job_id in accepted:
+            if not any(event.name in ENDINGS for event in seen[job_id].values()):
+                read(job_id)
+            told = worker.stream(job_id)
+            assert {event.id: event for event in told} == seen[job_id]
+            assert [event.id for event in told] == list(range(1, len(told) + 1))
+            assert [event.name in ENDINGS for event in told] == [False] * (len(told) - 1) + [True]
+            endings[told[-1].name] += 1
+            if told[-1].name == "completed":
+                assert worker.picture(job_id)
+            else:
+                assert worker.job(job_id)["error"]["code"] == "poisoned"
+        listed = worker.client.get("/v1/jobs", params={"limit": 1000}).json()["jobs"]
+        assert [job["job_id"] for job in reversed(listed)] == accepted
+    kept = {file.name.split(".")[0] for file in (tmp_path / "images").iterdir()}
+    assert kept == {job["job_id"] for job in listed if job["status"] == "completed"}
+    told = ", ".join(f"{count} {name}" for name, count in sorted(endings.items()))
+    report.add(
+        "Durability",
+        "`kill -9` at any moment: no job lost, no event lost, repeated or changed, one ending each",
+        f"{kills} kills, {len(accepted)} jobs, each with a reader",
+        f"{told} (for having run during two kills)" if "failed" in endings else told,
+    )
+
+
+@pytest.mark.guard(600)
+def test_cancelled_neighbours_leave_no_trace(report: Report) -> None:
+    """With exact numerics, so that nothing but a neighbour's doing could change a byte."""
+    rounds = report.pick(25, 2)
+    rng = random.Random(11)
+    asked = [{"prompt": f"a {colour} circle", "steps": 8, "seed": 5} for colour in ("red", "green", "blue")]
+
+    def pictures(url: str, cancelled: int) -> list[bytes]:
+        with httpx.Client(base_url=url, trust_env=False, timeout=120) as client:
+            jobs = []
+            for body in asked:
+                jobs.append(client.post("/v1/jobs", json=body).json())
+                for _ in range(cancelled):
+                    doomed = client.post("/v1/jobs", json={"prompt": "a yellow star", "steps": 60}).json()
+                    threading.Timer(rng.random() * 0.5, client.delete, [f"/v1/jobs/{doomed['job_id']}"]).start()
+            drawn = []
+            for job in jobs:
+                with client.stream("GET", job["sse_url"]) as response:
+                    assert [event.name for event in events_of(response)][-1] == "completed"
+                drawn.append(client.get(f"/v1/jobs/{job['job_id']}/images/0").raise_for_status().content)
+            return drawn
+
+    fresh = start("--numerics", "exact", "--max-rows", "8")
+    try:
+        fresh.wait_until_ready()
+        alone = pictures(fresh.url, 0)
+    finally:
+        stop(fresh)
+    worker = start("--numerics", "exact", "--max-rows", "8")
+    try:
+        worker.wait_until_ready()
+        for _ in range(rounds):
+            assert pictures(worker.url, 2) == alone
+        assert pictures(worker.url, 0) == alone
+    finally:
+        stop(worker)
+    report.add(
+        "Cancel",
+        "neighbours and followers are as a fresh process draws them",
+        f"built-in model, exact numerics, {6 * rounds} cancels beside {3 * rounds} jobs, and 3 jobs after them",
+        "the same bytes",
     )

@@ -11,6 +11,7 @@ import pytest
 
 from tests.process import WorkerProcess
 from tests.reliability.conftest import Report, p99
+from tests.serving import events_of
 
 MOST_STREAM_BYTES = 100_000
 MOST_HEALTH_S = 0.050
@@ -70,3 +71,34 @@ def test_many_open_streams(report: Report) -> None:
     if report.long:
         assert each <= MOST_STREAM_BYTES
         assert p99(waits) <= MOST_HEALTH_S
+
+
+@pytest.mark.guard(600)
+def test_from_every_id(report: Report) -> None:
+    """By header and by query, while the job runs and after its end; previews are events like others."""
+    steps = report.pick(150, 12)
+    replays = 0
+    with WorkerProcess(None, step_s=0.005) as worker:
+        job_id = worker.post(steps=steps, preview={"every": 1})["job_id"]
+        running = 0
+        while worker.job(job_id)["status"] != "completed":
+            with worker.following(job_id, running) as events:
+                event = next(events)
+            assert event.id == running + 1
+            running = event.id
+        whole = worker.stream(job_id)
+        assert [event.id for event in whole] == list(range(1, len(whole) + 1))
+        for after in range(len(whole)):
+            assert worker.stream(job_id, after) == whole[after:]
+            asked = f"/v1/jobs/{job_id}/stream?last_event_id={after}"
+            with worker.client.stream("GET", asked) as response:
+                assert list(events_of(response)) == whole[after:]
+            replays += 2
+        seen = {"Last-Event-ID": str(len(whole))}
+        assert worker.client.get(f"/v1/jobs/{job_id}/stream", headers=seen).status_code == 204
+    report.add(
+        "Streams",
+        "from every id, without gap or repeat",
+        f"{len(whole)} events with previews, by header and by query: {replays} replays, {running} resumptions before",
+        "all the same",
+    )

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
-import pytest
-
-from tests.conftest import eventually
 from tests.process import WorkerProcess
 
 ENDINGS = ("completed", "failed", "cancelled")
@@ -172,25 +168,3 @@ def test_a_directory_has_one_worker(tmp_path: Path) -> None:
         assert second.returncode == 2
         assert "--state-dir is in use by another worker" in second.stderr
         assert worker.client.get("/health").status_code == 200
-
-
-@pytest.mark.guard(300)
-def test_kills_at_random_moments_lose_no_job_and_end_each_once(tmp_path: Path) -> None:
-    rng = random.Random(3)
-    with WorkerProcess(tmp_path, step_s=0.004) as worker:
-        accepted: list[str] = []
-        for round_ in range(8):
-            accepted += [worker.post(steps=rng.randint(1, 12), seed=len(accepted))["job_id"] for _ in range(6)]
-            threading.Event().wait(rng.random() * 0.15)
-            worker.kill()
-            worker.start(step_s=0.0005 if round_ == 7 else None)
-        for job_id in accepted:
-            names = [event.name for event in worker.stream(job_id)]
-            assert len([name for name in names if name in ENDINGS]) == 1
-            assert names[-1] == "completed" or worker.job(job_id)["error"]["code"] == "poisoned"
-            if names[-1] == "completed":
-                assert worker.picture(job_id)
-        listed = worker.client.get("/v1/jobs", params={"limit": 100}).json()["jobs"]
-        assert [job["job_id"] for job in reversed(listed)] == accepted
-        kept = {file.name.split(".")[0] for file in (tmp_path / "images").iterdir()}
-        eventually(lambda: kept == {job["job_id"] for job in listed if job["status"] == "completed"})

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from tests.process import WorkerProcess
+from tests.reliability.conftest import Report
 from tests.serving import SseEvent
 
 ENDINGS = ("completed", "failed", "cancelled")
@@ -53,9 +55,12 @@ class Clients(RuleBasedStateMachine):
     """Some clients with their jobs, and an operator who is not kind to the worker."""
 
     jobs = Bundle("jobs")
+    runs = 0
+    acts: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
+        type(self).runs += 1
         self.folder = Path(tempfile.mkdtemp(prefix="sd-worker-state-"))
         self.worker = WorkerProcess(self.folder, step_s=0.004)
         self.known: dict[str, Known] = {}
@@ -63,10 +68,12 @@ class Clients(RuleBasedStateMachine):
 
     @rule(target=jobs, steps=st.integers(1, 12), priority=st.sampled_from(["low", "normal", "high"]))
     def post(self, steps: int, priority: str) -> Known:
+        self.acts["post"] += 1
         return self._accepted(self.worker.post(steps=steps, priority=priority, seed=7))
 
     @rule(target=jobs, key=st.sampled_from(["a", "b"]))
     def post_again(self, key: str) -> Any:
+        self.acts["post again"] += 1
         answer = self.worker.try_post(key=key, steps=5, seed=7).json()
         if key in self.keys:
             assert answer["job_id"] == self.keys[key].job_id, "one key, one job"
@@ -77,6 +84,7 @@ class Clients(RuleBasedStateMachine):
     @rule(job=jobs, count=st.integers(1, 20), back=st.integers(0, 3))
     def read_and_cut(self, job: Known, count: int, back: int) -> None:
         """Some events, from where it was cut the last time or from a few before."""
+        self.acts["read and cut"] += 1
         after = max(0, job.last_id - back)
         if job.ending is not None and after >= job.ending.id:
             headers = {"Last-Event-ID": str(after)}
@@ -89,10 +97,12 @@ class Clients(RuleBasedStateMachine):
 
     @rule(job=consumes(jobs))
     def read_to_the_end(self, job: Known) -> None:
+        self.acts["read to the end"] += 1
         self._follow(job)
 
     @rule(job=jobs)
     def cancel(self, job: Known) -> None:
+        self.acts["cancel"] += 1
         answer = self.worker.client.delete(f"/v1/jobs/{job.job_id}")
         assert answer.status_code in (200, 202)
         if job.ending is not None:
@@ -100,6 +110,7 @@ class Clients(RuleBasedStateMachine):
 
     @rule(job=jobs)
     def look(self, job: Known) -> None:
+        self.acts["look"] += 1
         shown = self.worker.job(job.job_id)
         assert shown["params"] == job.params
         if job.ending is not None:
@@ -111,11 +122,13 @@ class Clients(RuleBasedStateMachine):
 
     @rule()
     def kill(self) -> None:
+        self.acts["kill"] += 1
         self.worker.kill()
         self.worker.start()
 
     @rule()
     def drain(self) -> None:
+        self.acts["drain"] += 1
         self.worker.terminate()
         self.worker.start()
 
@@ -152,6 +165,13 @@ class Clients(RuleBasedStateMachine):
         assert job.last_id == job.ending.id
 
 
-@pytest.mark.guard(3600)
-def test_every_order(run_machine: Callable[[type[RuleBasedStateMachine]], None]) -> None:
+@pytest.mark.guard(9000)
+def test_every_order(report: Report, run_machine: Callable[[type[RuleBasedStateMachine]], None]) -> None:
     run_machine(Clients)
+    acts = ", ".join(f"{count} {name}" for name, count in sorted(Clients.acts.items()))
+    report.add(
+        "Every order",
+        "post, read, cut, resume, cancel, kill, drain, restart: no gap, no repeat, one ending, the same picture",
+        f"{Clients.runs} orders found by Hypothesis, real server in a process of its own: {acts}",
+        "nothing found",
+    )
