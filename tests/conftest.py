@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The number of generated cases: a few, or with `--long` as many as are promised."""
-    for name, examples in (("short", 15), ("long", 2500)):
+    for name, examples in (("short", 15), ("long", 3500)):
         settings.register_profile(
             name, max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
         )

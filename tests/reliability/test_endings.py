@@ -99,7 +99,7 @@ def test_stopped_at_any_moment(report: Report, tmp_path: Path, kept: bool) -> No
 
 @pytest.mark.guard(3600)
 def test_killed_at_any_moment(report: Report, tmp_path: Path) -> None:
-    kills, each = report.pick(100, 6), 6
+    kills, each = report.pick(100, 6), 4  # fewer jobs than are kept
     rng = random.Random(3)
     never = threading.Event()
     accepted: list[str] = []

@@ -71,16 +71,18 @@ class Orchestrator:
             self.heard.append(json.loads(await reader.readexactly(length)))
             self._grown.set()
             await self.answer(writer)
+        del self.open[task]
         writer.transport.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
 
     async def close(self) -> None:
         """Cut whoever is still connected."""
-        for task, writer in self.open.items():
+        still_open = dict(self.open)
+        for task, writer in still_open.items():
             writer.transport.abort()
             task.cancel()
-        await asyncio.gather(*self.open, return_exceptions=True)
+        await asyncio.gather(*still_open, return_exceptions=True)
 
     @property
     def statuses(self) -> list[str]:
