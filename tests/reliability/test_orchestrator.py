@@ -11,7 +11,8 @@ from shared_worker.contract import WorkerStatus
 from tests.reliability.conftest import Report
 from tests.shared_worker.test_heartbeat import OK, Answer, beating, endless, no_http, reply, reset
 
-MOST_GROWN_BYTES = 200_000
+MOST_GROWN_BYTES = 1_000_000
+"""Hardly more than what one attempt may have on its way; a connection kept by each would be several times that."""
 PATIENCE_S = 0.05
 
 
