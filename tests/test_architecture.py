@@ -53,7 +53,7 @@ ROOMS = (
     Room("worker/describe.py", ("shared_worker", "=worker", "worker.jobs", "worker.settings")),
     Room("worker/measured.py"),
     Room("worker/logs.py", ("worker.jobs",)),
-    Room("worker/server.py", ("uvicorn", "h11", "fastapi")),
+    Room("worker/server.py", ("uvicorn", "h11", "fastapi", "worker.errors")),
     Room("worker/app.py", ("fastapi", "shared_worker", "=worker", "worker.api", "worker.jobs", "worker.metrics")),
     Room("worker/main.py", ("shared_worker", "worker"), may_not=("worker.demo",)),
     Room("worker/demo", ("httpx", "PIL", "rich")),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import gc
 import importlib.metadata
@@ -38,7 +37,7 @@ from worker.measured import MeasuredRows, cache_file
 from worker.metrics import Metrics
 from worker.models.registry import Checkpoint, identify
 from worker.models.schedulers import SCHEDULERS
-from worker.server import make_server
+from worker.server import address_of, listen, make_server
 from worker.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def _serve(settings: Settings, backend: Backend) -> int:
     )
     journal = _journal(settings, checkpoint)
     with contextlib.closing(journal):
-        listener = _listen(settings.host, settings.port)
+        listener = listen(settings.host, settings.port)
         return asyncio.run(_run(settings, device, checkpoint, tokens, journal, listener))
 
 
@@ -114,7 +113,7 @@ async def _run(
     listener: socket.socket,
 ) -> int:
     loop = asyncio.get_running_loop()
-    url = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
+    url = address_of(settings.host, listener)
     advertised = str(settings.advertise_url or url).rstrip("/")
     limits = Limits(
         queue_capacity=settings.queue_capacity,
@@ -266,19 +265,3 @@ def _tokens(settings: Settings) -> Tokens:
             f"--host {settings.host} can be reached from outside: set SDW_TOKEN or --token-file, or bind to loopback"
         )
     return tokens
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host that is no name at all
-        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        what = "is in use already" if in_use else "cannot be bound"
-        raise ConfigurationError(f"--host {host} --port {port} {what}") from None
-    listener.setblocking(False)
-    return listener
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

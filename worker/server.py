@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 from types import FrameType
@@ -12,6 +13,9 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from worker.errors import ConfigurationError
+
+BACKLOG = 2048
 KEEP_ALIVE_S = 75
 """Longer than the usual 60 s of reverse proxies, which otherwise race a closing connection."""
 CLOSE_S = 2
@@ -135,3 +139,22 @@ def make_server(
         timeout_graceful_shutdown=CLOSE_S,
     )
     return Server(config, drain, hurry)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises ConfigurationError."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host that is no name at all
+        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        what = "is in use already" if in_use else "cannot be bound"
+        raise ConfigurationError(f"--host {host} --port {port} {what}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def address_of(host: str, listener: socket.socket) -> str:
+    """The URL of a listener on `host`."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listener.getsockname()[1]}"

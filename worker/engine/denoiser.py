@@ -15,19 +15,17 @@ import torch
 
 from worker.engine import preview, sampling
 from worker.engine.cache import Cache
+from worker.engine.device_errors import mapped_errors
 from worker.engine.device_memory import DeviceMemory
-from worker.engine.runner import DeviceLost, Drawing, Pixels
+from worker.engine.runner import Drawing, Pixels
 from worker.engine.sampling.plan import X0, Plan, X, advance, stack_tables
 from worker.engine.sampling.read_off import read_off
 from worker.engine.sampling.schedule import NoiseSchedule, UnsupportedSchedule
-from worker.errors import InvalidInput, ModelUnusable, NanOutput, OutOfMemory
+from worker.errors import InvalidInput, ModelUnusable, NanOutput
 from worker.jobs.params import JobParams
 
 if TYPE_CHECKING:
     from worker.models.base import Conditioning, Model
-
-OUT_OF_MEMORY = ("can't allocate memory", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-STICKY_CUDA_ERRORS = ("device-side assert", "illegal memory access", "unspecified launch failure", "ECC error")
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -103,7 +101,7 @@ class Denoiser:
     @torch.inference_mode()
     def open(self, params: JobParams) -> list[LatentDrawing]:
         """One drawing an image: image k starts from the noise of seed + k, drawn on the CPU in fp32."""
-        with _mapped_errors():
+        with mapped_errors():
             plan = self._plans.get((params.sampler, params.steps))
             prompt = self._prompts.get(params.prompt)
             guided = params.guidance_scale > 1.0
@@ -146,7 +144,7 @@ class Denoiser:
     @torch.inference_mode()
     def step(self, batch: Sequence[LatentDrawing]) -> None:
         """One forward for all rows: first every drawing's prompt row, then the negative rows of those that have one."""
-        with _mapped_errors():
+        with mapped_errors():
             device = self._model.device
             guided = [k for k, drawing in enumerate(batch) if drawing.negative is not None]
             table = torch.from_numpy(stack_tables([(one.plan, one.call) for one in batch])).to(device)
@@ -199,7 +197,7 @@ class Denoiser:
     @torch.inference_mode()
     def time_call(self, rows: int) -> tuple[float, int | None]:
         """Of latents at random, with nothing asked for."""
-        with _mapped_errors():
+        with mapped_errors():
             facts, device = self._model.facts, self._model.device
             latents = torch.randn((rows, *self._model.latent_shape(facts.width, facts.height))).to(device)
             timesteps = torch.full((rows,), 500.0, device=device)
@@ -219,13 +217,13 @@ class Denoiser:
     @torch.inference_mode()
     def preview(self, drawing: LatentDrawing) -> Pixels:
         """From the predicted clean latent, which is clear long before the noisy one."""
-        with _mapped_errors():
+        with mapped_errors():
             return preview.apply(drawing.predicted, self._colour_map)
 
     @torch.inference_mode()
     def finish(self, drawing: LatentDrawing) -> Pixels:
         """Decode; what is not finite is decoded once more in fp32. Raises NanOutput, OutOfMemory."""
-        with _mapped_errors():
+        with mapped_errors():
             latent = drawing.latent[None]
             pixels = self._model.decode(latent).float()
             if not torch.isfinite(pixels).all():
@@ -254,18 +252,3 @@ def _draw_noise(batch: Sequence[LatentDrawing]) -> torch.Tensor | None:
     if all(noise is None for noise in drawn):
         return None
     return torch.stack([torch.zeros(batch[0].state.shape[1:]) if noise is None else noise for noise in drawn])
-
-
-class _mapped_errors:  # noqa: N801 - reads as a statement
-    """Turns the device's errors into the worker's."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        # Only CUDA has a class for it; the CPU's allocator and Metal's raise a plain RuntimeError.
-        told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
-        if told or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            raise OutOfMemory("The device's memory does not hold this job; fewer or smaller images may fit") from None
-        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in STICKY_CUDA_ERRORS):
-            raise DeviceLost("the device reported an error that it does not recover from") from error
