@@ -81,7 +81,6 @@ class Rig:
         max_rows: int = 16,
         rows: RowLimit | None = None,
         rows_under_way: int = 0,
-        welcome_share: float = 0.0,  # by the clock, which tests cannot foresee
         capacity: int = 1000,
         stall_s: float = STALL_S,
         start: bool = True,
@@ -101,7 +100,6 @@ class Rig:
             model_id="fake",
             rows=rows or RowLimit(max_rows),
             rows_under_way=rows_under_way,
-            welcome_share=welcome_share,
             stall_s=stall_s,
             on_ready=self.ready.set,
             on_stop=self._on_stop,

@@ -6,9 +6,8 @@ import random
 from collections import Counter
 from collections.abc import Hashable
 
-from worker.engine.batching import WELCOME_SHARE, WELCOMES_SAVED, Batching
+from worker.engine.batching import Batching
 from worker.engine.runner import Drawing
-from worker.jobs.engine import Pace
 
 
 def drawing(
@@ -149,52 +148,3 @@ def test_nobody_starves_whatever_the_mix() -> None:
                 one.step, one.turn = one.step + 1, turn
             # Never longer than if every row went alone, and the three keys one after the other.
             assert turn - min(one.turn for one in drawings) <= sum(one.rows for one in drawings) + 3
-
-
-class TestWelcome:
-    """Eight jobs of two rows, of which a call takes 0.9 s, 0.1 s of that whatever its rows."""
-
-    pace = Pace(call_rows=18, base_s=0.1, row_s=0.05, decode_s=0.0)
-
-    def crowd(self) -> list[Drawing]:
-        return [drawing(rows=2, step=3, steps=50) for _ in range(8)]
-
-    def saved(self, batching: Batching, calls: int) -> None:
-        """So many calls that nobody came to."""
-        crowd = self.crowd()
-        for _ in range(calls):
-            assert len(batching.choose(crowd, lambda key, pixels: 18, self.pace)) == 8
-
-    def test_a_newcomer_has_its_first_call_for_itself(self) -> None:
-        batching, new = Batching(), drawing(rows=2, steps=4)
-        self.saved(batching, 20)
-        assert batching.choose([*self.crowd(), new], lambda key, pixels: 18, self.pace) == [new]
-        new.step = 1
-        assert len(batching.choose([*self.crowd(), new], lambda key, pixels: 18, self.pace)) == 9
-
-    def test_not_before_the_device_was_at_work_for_a_while(self) -> None:
-        assert len(Batching().choose([*self.crowd(), drawing(rows=2)], lambda key, pixels: 18, self.pace)) == 9
-
-    def test_not_where_it_would_take_nearly_as_long_as_everybody(self) -> None:
-        flat = Pace(call_rows=18, base_s=0.8, row_s=0.005, decode_s=0.0)
-        batching, crowd = Batching(), self.crowd()
-        for _ in range(200):
-            batching.choose(crowd, lambda key, pixels: 18, flat)
-        assert len(batching.choose([*crowd, drawing(rows=2)], lambda key, pixels: 18, flat)) == 9
-
-    def test_however_many_come_it_costs_no_more_than_its_share(self) -> None:
-        batching, crowd = Batching(), self.crowd()
-        alone_s = all_s = 0.0
-        for _ in range(1000):
-            batch = batching.choose([*crowd, drawing(rows=2)], lambda key, pixels: 18, self.pace)
-            all_s += self.pace.step_s(sum(one.rows for one in batch))
-            alone_s += self.pace.base_s if len(batch) == 1 else 0.0
-        assert 0.5 * WELCOME_SHARE < alone_s / all_s <= WELCOME_SHARE
-
-    def test_what_is_saved_is_bounded(self) -> None:
-        batching = Batching()
-        self.saved(batching, 2000)
-        welcomed = 0
-        while len(batching.choose([*self.crowd(), drawing(rows=2)], lambda key, pixels: 18, self.pace)) == 1:
-            welcomed += 1
-        assert welcomed <= WELCOMES_SAVED

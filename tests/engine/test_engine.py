@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import eventually
-from tests.engine.fakes import HoldsEncoders, TakesItsTime, TakesItsTimeByRows
+from tests.engine.fakes import HoldsEncoders, TakesItsTime
 from tests.engine.rig import Rig
 from tests.fakes import PREVIEW, Instant, LoadsWhenTold, NeverEnds, StepByStep
 from worker.engine.rows import RowLimit
@@ -65,20 +65,6 @@ def test_at_most_two_jobs_are_taken_up_between_two_steps(start: Start) -> None:
     runner.allow(4)
     runner.wait_for_calls(5)
     assert [len(call) for call in runner.calls] == [1, 3, 5, 6, 6]
-
-
-def test_a_newcomers_first_call_is_its_own(start: Start) -> None:
-    rig = start(runner := TakesItsTimeByRows(), max_rows=16, welcome_share=1.0)
-    crowd = [rig.post(steps=40) for _ in range(6)]
-    runner.wait_for_calls(12)
-    newcomer = rig.post(steps=2)
-    rig.wait_ended(newcomer)
-    for job_id in crowd:
-        rig.cancel(job_id)
-    seed = rig.completed(newcomer).images[0].seed
-    first, second = (call for call in runner.calls if any(of == seed for of, _ in call))
-    assert first == [(seed, 1)]
-    assert len(second) == 7
 
 
 def test_a_job_that_is_to_be_alone_waits_for_the_others_and_they_for_it(start: Start) -> None:

@@ -6,17 +6,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from worker.engine.runner import D
-from worker.jobs.engine import Pace
 
 OLDEST_FIRST_EVERY = 4
 """One call of a key in so many goes to those that waited longest."""
-WELCOME_SHARE = 0.02
-"""So much of the device's time may go into calling the model for newcomers alone, which costs what a call costs
-whatever its rows."""
-WELCOMES_SAVED = 4.0
-"""So many of them in a row, where none came for a while."""
-MOST_OF_A_STEP = 0.5
-"""A newcomer's own call is worth it if it takes no more than this of everybody's."""
 
 
 @dataclass(slots=True)
@@ -35,22 +27,15 @@ class Batching:
     Within a key, where not all fit into one call, newcomers go first, so that their client sees a step at once, and
     then whoever's job has least left: short jobs pass long ones, and equal ones end one after the other instead of all
     together at the end. Every fourth call takes those that waited longest, so that nobody starves.
-
-    A newcomer's first call is its own where that is short beside everybody's and the budget for it allows, so that its
-    client waits for the call that is under way and hardly longer.
     """
 
-    def __init__(self, welcome_share: float = WELCOME_SHARE) -> None:
+    def __init__(self) -> None:
         self._shares: dict[Hashable, _Share] = {}
-        self._welcome_share = welcome_share
-        self._welcome_s = 0.0
 
-    def choose(
-        self, drawings: Iterable[D], max_rows: Callable[[Hashable, int], int], pace: Pace | None = None
-    ) -> list[D]:
+    def choose(self, drawings: Iterable[D], max_rows: Callable[[Hashable, int], int]) -> list[D]:
         """The drawings for the next model call: those of one key, as many as fit into `max_rows` of it and its pixels.
 
-        The first always fits. Of one job's images those that are behind go first. `pace` is how long calls take.
+        The first always fits. Of one job's images those that are behind go first.
         """
         waiting: dict[Hashable, list[D]] = {}
         for drawing in sorted((one for one in drawings if not one.done), key=lambda one: (one.turn, one.step)):
@@ -66,20 +51,7 @@ class Batching:
         if share.calls % OLDEST_FIRST_EVERY:
             candidates = sorted(candidates, key=lambda one: (one.step > 0, one.job_left, one.step))
         batch = fill(candidates, max_rows(key, candidates[0].pixels))
-        if pace is not None:
-            batch = self._welcome(batch, pace)
         share.had += sum(one.rows * one.pixels for one in batch) / sum(one.rows for one in candidates)
-        return batch
-
-    def _welcome(self, batch: list[D], pace: Pace) -> list[D]:
-        step_s = pace.step_s(sum(one.rows for one in batch))
-        newcomers = [one for one in batch if one.step == 0]
-        if 0 < len(newcomers) < len(batch) and 0 < pace.base_s <= self._welcome_s:
-            alone_s = pace.step_s(sum(one.rows for one in newcomers))
-            if alone_s <= MOST_OF_A_STEP * step_s:
-                self._welcome_s -= pace.base_s
-                return newcomers
-        self._welcome_s = min(self._welcome_s + self._welcome_share * step_s, WELCOMES_SAVED * pace.base_s)
         return batch
 
 

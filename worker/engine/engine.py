@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Generic
 
-from worker.engine.batching import WELCOME_SHARE, Batching
+from worker.engine.batching import Batching
 from worker.engine.encoding_pool import EncodingPool
 from worker.engine.fitting import Fitting
 from worker.engine.meter import Meter
@@ -58,7 +58,6 @@ class Engine(Generic[D]):
         model_id: str,
         rows: RowLimit,
         rows_under_way: int = ROWS_UNDER_WAY,
-        welcome_share: float = WELCOME_SHARE,
         stall_s: float = STALL_S,
         keep_images: Callable[[str, Sequence[Image]], None] = lambda job_id, images: None,
         on_ready: Callable[[], None] = lambda: None,
@@ -70,7 +69,7 @@ class Engine(Generic[D]):
         self._meter = meter
         self._rows = rows
         self._rows_under_way = rows_under_way
-        self._batching = Batching(welcome_share)
+        self._batching = Batching()
         self._fitting = Fitting()
         self._stall_s = stall_s
         self._on_ready = on_ready
@@ -183,7 +182,7 @@ class Engine(Generic[D]):
         self._drop_cancelled()
         self._admit()
         self._outbox.flush()
-        batch = self._batching.choose(self._drawings(), self._rows.of, self._pace)
+        batch = self._batching.choose(self._drawings(), self._rows.of)
         if batch:
             self._step(batch)
             self._tell_progress()
