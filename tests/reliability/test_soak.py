@@ -138,6 +138,12 @@ def growth(samples: list[Sample]) -> float:
     return 3600 * slope
 
 
+def course(samples: list[Sample]) -> list[float]:
+    """The mean of what was held in each quarter of the time."""
+    size = max(1, len(samples) // 4)
+    return [statistics.mean(one.resident for one in samples[start * size :][:size]) for start in range(4)]
+
+
 @pytest.mark.guard(7200)
 def test_nothing_grows(report: Report, tmp_path: Path) -> None:
     warm_up_s, measured_s = report.pick(900, 10), report.pick(3600, 10)
@@ -167,11 +173,12 @@ def test_nothing_grows(report: Report, tmp_path: Path) -> None:
     grown = growth(samples)
     first, last = samples[0], samples[-1]
     told = ", ".join(f"{count} {name}" for name, count in sorted(did.items()))
+    quarters = ", ".join(f"{resident / 1e6:.0f}" for resident in course(samples))
     report.add(
         "Soak",
         "nothing grows",
         f"built-in model, state directory, {CLIENTS} clients, {hours:.2f} h after {warm_up_s / 60:.0f} min: {told}",
-        f"memory {grown / 1e6:+.2f} MB an hour at {last.resident / 1e6:.0f} MB, threads {first.threads} to "
+        f"memory {grown / 1e6:+.2f} MB an hour (in quarters {quarters} MB), threads {first.threads} to "
         f"{last.threads}, files {first.files} to {last.files}, state {first.state / 1e6:.1f} to "
         f"{last.state / 1e6:.1f} MB",
     )
