@@ -76,7 +76,8 @@ class Attempts(Told):
             self._more.clear()
             await self._more.wait()
             if self.made > until - 10:
-                gc.collect()
+                if not seen:
+                    gc.collect()
                 seen.append(tracemalloc.get_traced_memory()[0])
         return min(seen)
 
