@@ -19,7 +19,7 @@ from shared_worker.contract import WorkerInfo
 from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory, usual_dtype
 from shared_worker.no_heartbeat import NoHeartbeat
 from worker import __version__, logs
-from worker.allocator import keep_freed_memory, keep_memory_flat
+from worker.allocator import keep_freed_memory
 from worker.app import create_app
 from worker.describe import describe_worker
 from worker.engine import sampling
@@ -190,7 +190,7 @@ async def _run(
     service.restore(checkpoint.facts.id)
     gc.disable()  # until the model is loaded: what imports make stays, and looking through it takes a fifth of the time
     engine.start()
-    beside = [asyncio.create_task(work) for work in (heartbeat.run(), service.keep_house(), keep_memory_flat())]
+    beside = [asyncio.create_task(heartbeat.run()), asyncio.create_task(service.keep_house())]
     print(
         f"sd-worker-{device.backend} {__version__}: {checkpoint.facts.id} on {device.name}, {url} (loading)",
         file=sys.stderr,
