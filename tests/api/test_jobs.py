@@ -10,7 +10,16 @@ import httpx
 import pytest
 
 from tests.conftest import eventually
-from tests.fakes import FailsAtStep, FailsToDecode, FailsToOpen, LoadsWhenTold, NeverEnds, OutOfMemory, StepByStep
+from tests.fakes import (
+    FailsAtStep,
+    FailsToDecode,
+    FailsToOpen,
+    LoadsWhenTold,
+    NeverEnds,
+    OutOfMemory,
+    Paced,
+    StepByStep,
+)
 from tests.serving import PROMPT, WAIT_S, ServedWorker, smaller
 from worker import errors
 
@@ -146,11 +155,10 @@ def test_position_counts_the_waiting_jobs_ahead(serve: Serve) -> None:
 
 
 def test_eta_is_unknown_until_something_was_measured_and_grows_along_the_queue(serve: Serve) -> None:
-    worker = serve(StepByStep(), max_rows=2)
-    assert worker.post(steps=10)["eta_s"] is None
-    worker.runner.wait_for_calls(1)
-    worker.runner.allow(1)
-    worker.runner.wait_for_calls(2)
+    worker = serve(Paced(0.02), max_rows=2)
+    first = worker.post(steps=150)
+    assert first["eta_s"] is None
+    eventually(lambda: worker.job(first["job_id"])["progress"]["step"])
     estimates = [worker.post()["eta_s"] for _ in range(3)]
     assert all(estimate > 0 for estimate in estimates)
     assert estimates == sorted(set(estimates))
