@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, get_args
 
 import pytest
 
-from tests.fakes import PNG, PREVIEW, make_params
+from tests.fakes import PREVIEW, make_params
 from worker.api import wire
 from worker.jobs.events import (
     Cancelled,
@@ -65,7 +64,7 @@ def test_every_event_is_in_the_table() -> None:
 def test_the_form_of_an_event(name: str) -> None:
     event, keys = FORMS[name]
     job = make_job()
-    data = wire.event_data(job, event)
+    data = wire.event_data(job.id, event, inline=job.params.output.inline)
     assert wire.event_name(event) == data["type"] == name
     assert data["job_id"] == job.id
     assert set(data) == {"type", "job_id"} | keys
@@ -80,7 +79,9 @@ def test_a_frame_is_three_lines_of_ascii(name: str) -> None:
     first, second, third, *end = frame.decode().splitlines()
     assert (first, second, end) == ("id: 7", f"event: {name}", [""])
     assert third.isprintable()
-    assert json.loads(third.removeprefix("data: ")) == json.loads(json.dumps(wire.event_data(job, event)))
+    assert json.loads(third.removeprefix("data: ")) == json.loads(
+        json.dumps(wire.event_data(job.id, event, inline=job.params.output.inline))
+    )
     assert wire.entry_frame(job, entry) == frame
     assert (entry.wire is None) == (name in ("preview", "completed")), "pictures are not kept twice"
 
@@ -91,24 +92,23 @@ def test_text_comes_out_as_it_went_in() -> None:
 
 
 def test_pictures_in_events() -> None:
-    preview = wire.event_data(make_job(), FORMS["preview"][0])
+    preview = wire.event_data("job_1", FORMS["preview"][0])
     assert base64.b64decode(preview["image"], validate=True) == b"\xff\x00preview"
     assert (preview["width"], preview["height"], preview["format"]) == (16, 8, "jpeg")
 
-    by_url, inline = make_job(), make_job(output=replace(PNG, inline=True))
-    (picture,) = wire.event_data(by_url, Completed((IMAGE,), TIMINGS))["images"]
+    (picture,) = wire.event_data("job_1", Completed((IMAGE,), TIMINGS))["images"]
     assert set(picture) == IMAGE_KEYS
     assert picture["url"] == f"/v1/jobs/{by_url.id}/images/1"
     assert (picture["bytes"], picture["format"], picture["seed"]) == (8, "webp", 8)
-    (picture,) = wire.event_data(inline, Completed((IMAGE,), TIMINGS))["images"]
+    (picture,) = wire.event_data("job_1", Completed((IMAGE,), TIMINGS), inline=True)["images"]
     assert set(picture) == IMAGE_KEYS | {"image"}
     assert base64.b64decode(picture["image"], validate=True) == IMAGE.data
 
 
 def test_progress_and_timings() -> None:
-    assert wire.event_data(make_job(), Progress(1, 3, None))["percent"] == 33.3
-    assert wire.event_data(make_job(), Progress(3, 3, None))["percent"] == 100.0
-    timings = wire.event_data(make_job(), Completed((), TIMINGS))["timings"]
+    assert wire.event_data("job_1", Progress(1, 3, None))["percent"] == 33.3
+    assert wire.event_data("job_1", Progress(3, 3, None))["percent"] == 100.0
+    timings = wire.event_data("job_1", Completed((), TIMINGS))["timings"]
     assert set(timings) == TIMING_KEYS
     assert (timings["queue_s"], timings["encode_s"]) == (0.25, None)
 
