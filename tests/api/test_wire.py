@@ -98,7 +98,7 @@ def test_pictures_in_events() -> None:
 
     (picture,) = wire.event_data("job_1", Completed((IMAGE,), TIMINGS))["images"]
     assert set(picture) == IMAGE_KEYS
-    assert picture["url"] == f"/v1/jobs/{by_url.id}/images/1"
+    assert picture["url"] == "/v1/jobs/job_1/images/1"
     assert (picture["bytes"], picture["format"], picture["seed"]) == (8, "webp", 8)
     (picture,) = wire.event_data("job_1", Completed((IMAGE,), TIMINGS), inline=True)["images"]
     assert set(picture) == IMAGE_KEYS | {"image"}

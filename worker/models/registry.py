@@ -51,9 +51,7 @@ class Family:
     tasks: tuple[Task, ...]
 
 
-FAMILIES = (
-    Family("sd", "StableDiffusionPipeline", "worker.models.sd:load", 25, 7.5, "dpmpp_2m", (Task.TEXT_TO_IMAGE,)),
-)
+FAMILIES = (Family("sd", "StableDiffusionPipeline", "worker.models.sd:load", 25, 7.5, "dpmpp_2m", tuple(Task)),)
 
 
 @dataclass(frozen=True)
