@@ -15,7 +15,8 @@ from shared_worker.device import find_device
 from worker.engine import sampling
 from worker.engine.denoiser import Denoiser
 from worker.errors import ModelUnusable
-from worker.models.registry import CODE_OR_PICKLE, DEFAULTS_FILE, Checkpoint, identify
+from worker.models.folder import CODE_OR_PICKLE
+from worker.models.registry import DEFAULTS_FILE, Checkpoint, identify
 
 SAMPLERS = tuple(sampling.SAMPLERS)
 UNET = "unet/diffusion_pytorch_model.safetensors"

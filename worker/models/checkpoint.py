@@ -1,0 +1,80 @@
+"""A checkpoint that can be served: where its parts are, which family it is of, what clients may know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from worker.jobs.params import ModelFacts
+from worker.models.family import Family
+
+if TYPE_CHECKING:
+    from shared_worker.device import Device
+    from worker.models.base import Model
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Source(Protocol):
+    """Where a checkpoint's parts come from; a part has the name that diffusers gives it, e.g. `text_encoder_2`.
+
+    Everything here reads JSON and headers alone, and raises ModelUnusable.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called, without its place."""
+
+    @property
+    def pipeline(self) -> object:
+        """The class in `model_index.json`, or the one that it would be."""
+
+    @property
+    def index(self) -> Mapping[str, Any]:
+        """The content of `model_index.json`."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a part, or such a JSON file."""
+
+    def json(self, name: str) -> Mapping[str, Any]:
+        """A JSON file by its place below the model."""
+
+    def config(self, part: str) -> Mapping[str, Any]:
+        """A part's configuration."""
+
+    def files(self, part: str, dtype: str) -> tuple[Path, ...]:
+        """The safetensors files that hold a part's weights, of all there are those that fit `dtype` best."""
+
+    def size_bytes(self, part: str, dtype: str) -> int:
+        """What those files take."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has been recognised; nothing of its weights is read."""
+
+    source: Source
+    family: Family
+    facts: ModelFacts
+
+    def config(self, part: str) -> Mapping[str, Any]:
+        """The configuration of a part, e.g. `unet` or `scheduler`. Raises ModelUnusable."""
+        return self.source.config(part)
+
+    def has(self, part: str) -> bool:
+        """Whether the checkpoint has such a part: SD 3 may come without its third text encoder."""
+        return self.source.has(part)
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this model from others of its name by the size of its denoiser."""
+        return f"{self.facts.id}, {self.source.size_bytes(self.family.denoiser, self.facts.dtype)} bytes"
+
+    def load(self, device: Device, report: Callable[[float], None]) -> Model:
+        """Read the weights onto `device`. Slow; imports torch. Raises ModelUnusable."""
+        module, _, function = self.family.loader.partition(":")
+        load: Callable[[Checkpoint, Device, Callable[[float], None]], Model] = getattr(import_module(module), function)
+        return load(self, device, report)
