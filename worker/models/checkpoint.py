@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from worker.jobs.params import ModelFacts
 from worker.models.family import Family
+from worker.models.safetensors_header import Tensor
 
 if TYPE_CHECKING:
     from shared_worker.device import Device
@@ -45,11 +46,24 @@ class Source(Protocol):
     def config(self, part: str) -> Mapping[str, Any]:
         """A part's configuration."""
 
-    def files(self, part: str, dtype: str) -> tuple[Path, ...]:
-        """The safetensors files that hold a part's weights, of all there are those that fit `dtype` best."""
+    def tokenizer(self, part: str) -> tuple[Path, Mapping[str, Any]]:
+        """A folder that a tokenizer is read from, and what differs from its configuration."""
+
+    def tensors(self, part: str, dtype: str) -> Mapping[str, Tensor]:
+        """A part's weights, where there are several precisions of those that fit `dtype` best; none is read."""
 
     def size_bytes(self, part: str, dtype: str) -> int:
-        """What those files take."""
+        """What they take where they lie."""
+
+    def checksum(self) -> str:
+        """Of all weights, in hexadecimal. Slow: reads them all."""
+
+    def refuse_code(self) -> None:
+        """Refuse anything that could run, used or not."""
+
+    @property
+    def told(self) -> str:
+        """Where the configurations come from, for the operator; empty where that goes without saying."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,11 @@ class Checkpoint:
     def has(self, part: str) -> bool:
         """Whether the checkpoint has such a part: SD 3 may come without its third text encoder."""
         return self.source.has(part)
+
+    @property
+    def index(self) -> Mapping[str, Any]:
+        """The content of `model_index.json`."""
+        return self.source.index
 
     @property
     def fingerprint(self) -> str:

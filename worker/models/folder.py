@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import ModelUnusable
+from worker.models import checksum
+from worker.models.safetensors_header import Header, Tensor, read_header, refuse_types
 
 CODE_OR_PICKLE = (".py", ".pyc", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 WEIGHTS = ("diffusion_pytorch_model", "model")
@@ -24,16 +26,22 @@ VARIANTS = {
 
 
 class DiffusersFolder:
-    """What `save_pretrained` writes."""
+    """What `save_pretrained` writes; as the configurations of a single file it needs no weights."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._read: dict[str, dict[str, Any]] = {}
+        self._headers: dict[Path, Header] = {}
 
     @property
     def name(self) -> str:
         """The folder's own."""
         return self.folder.resolve().name
+
+    @property
+    def told(self) -> str:
+        """Nothing: a folder describes itself."""
+        return ""
 
     @property
     def index(self) -> Mapping[str, Any]:
@@ -73,9 +81,29 @@ class DiffusersFolder:
                 return variant
         raise ModelUnusable(f"the model has no safetensors weights for its {part}")
 
+    def tensors(self, part: str, dtype: str) -> Mapping[str, Tensor]:
+        """A part's weights, from the headers of its files, each read once. Raises ModelUnusable."""
+        found: dict[str, Tensor] = {}
+        for file in self.files(part, dtype):
+            if file not in self._headers:
+                self._headers[file] = read_header(file, told=f"{part}/{file.name}")
+                refuse_types(self._headers[file].tensors.items(), part)
+            found |= self._headers[file].tensors
+        return found
+
     def size_bytes(self, part: str, dtype: str) -> int:
-        """What those files take."""
+        """What the files of a part take."""
         return sum(file.stat().st_size for file in self.files(part, dtype))
+
+    def checksum(self) -> str:
+        """Of every safetensors file, used or not."""
+        return checksum.of_folder(self.folder)
+
+    def tokenizer(self, part: str) -> tuple[Path, Mapping[str, Any]]:
+        """The tokenizer's folder. Raises ModelUnusable."""
+        if not (self.folder / part).is_dir():
+            raise ModelUnusable(f"the model has no {part}")
+        return self.folder / part, {}
 
     def refuse_code(self) -> None:
         """A model is safetensors and JSON: anything that could run is refused, used or not."""

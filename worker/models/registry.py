@@ -6,14 +6,17 @@ here imports torch, so that the worker can say what it will serve before it is t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from worker.errors import ModelUnusable
 from worker.jobs.params import ModelFacts, Task
+from worker.models import checksum, contents
 from worker.models.checkpoint import DTYPES, Checkpoint, Source
 from worker.models.family import Anatomy, Family, Guidance
 from worker.models.folder import DiffusersFolder, read_json
+from worker.models.single_file import SingleFile
 
 __all__ = ["BUILTIN", "DEFAULTS_FILE", "DTYPES", "FAMILIES", "Checkpoint", "identify", "read_json"]
 
@@ -96,38 +99,68 @@ FAMILIES = (
 )
 
 
-def identify(model: str, *, dtype: str | None, samplers: tuple[str, ...], usual_dtype: str = "float32") -> Checkpoint:
+def identify(
+    model: str,
+    *,
+    dtype: str | None,
+    samplers: tuple[str, ...],
+    usual_dtype: str = "float32",
+    config: str | None = None,
+    sha256: str | None = None,
+    free_bytes: int | None = None,
+) -> Checkpoint:
     """The checkpoint that `--model` names, offered with those of `samplers` that draw it. Raises ModelUnusable.
 
-    Without `dtype` it computes in what its own defaults say, or else in `usual_dtype`.
+    Without `dtype` it computes in what its own defaults say, or else in `usual_dtype`. `config` is where a single
+    file's configurations come from; `sha256` the checksum that the weights must have; `free_bytes` what they must fit.
     """
-    source = DiffusersFolder(BUILTIN if model == "builtin" else Path(model))
+    pinned = None if sha256 is None else checksum.expected(sha256)
+    source = open_source(model, config)
     family = family_of(source)
     source.refuse_code()
+    contents.refuse_foreign_classes(source)
+    facts = facts_of("builtin" if model == "builtin" else source.name, source, family, dtype or usual_dtype, samplers)
+    if dtype is not None:
+        facts = replace(facts, dtype=dtype)
+    weights = contents.weights_of(source, family, facts.dtype)
+    if free_bytes is not None:
+        contents.refuse_too_large(contents.needed_bytes(weights, facts.dtype), free_bytes, facts.dtype)
+    if pinned is not None:
+        checksum.refuse_another(pinned, source.checksum())
+    return Checkpoint(source, family, facts)
+
+
+def open_source(model: str, config: str | None = None) -> Source:
+    """The folder or the file that `--model` names. Raises ModelUnusable."""
+    path = BUILTIN if model == "builtin" else Path(model)
+    if path.is_file():
+        return SingleFile(path, config)
+    if config is not None:
+        raise ModelUnusable("--model-config is for a model in one file; a folder describes itself")
+    return DiffusersFolder(path)
+
+
+def facts_of(name: str, source: Source, family: Family, dtype: str, samplers: tuple[str, ...]) -> ModelFacts:
+    """What clients may know of a checkpoint: the family's defaults, changed by the maker's. Raises ModelUnusable."""
     offered = family.samplers_among(samplers)
     if not offered:
         raise ModelUnusable(f"a {family.name} model needs a sampler of its own kind, and this worker has none")
-    width, multiple = sizes(family, source)
+    side, multiple = sizes(family, source)
     own = SCHEDULER_SAMPLERS.get(source.config("scheduler").get("_class_name", ""), "")
-    sampler = next((name for name in (own, family.sampler, offered[0]) if name in offered), offered[0])
     facts: dict[str, Any] = {
-        "dtype": usual_dtype,
-        "width": width,
-        "height": width,
+        "dtype": dtype,
+        "width": side,
+        "height": side,
         "steps": family.steps,
         "guidance_scale": family.guidance_scale,
-        "sampler": sampler,
+        "sampler": next((name for name in (own, family.sampler) if name in offered), offered[0]),
     }
     if source.has(DEFAULTS_FILE):
         facts |= _defaults(source, offered)
-    if dtype is not None:
-        facts["dtype"] = dtype
     tasks = tuple(task for task in family.tasks if task in SERVED)
     if not tasks:
         raise ModelUnusable(f"{family.variant} checkpoints are not served yet")
-    name = "builtin" if model == "builtin" else source.name
-    shown = ModelFacts(id=name, family=family.name, multiple=multiple, samplers=offered, tasks=tasks, **facts)
-    return Checkpoint(source, family, shown)
+    return ModelFacts(id=name, family=family.name, multiple=multiple, samplers=offered, tasks=tasks, **facts)
 
 
 def family_of(source: Source) -> Family:
