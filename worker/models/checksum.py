@@ -20,7 +20,7 @@ def of_file(file: Path) -> str:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise ModelUnusable(f"{file.name} cannot be read ({type(error).__name__})") from None
+        raise ModelUnusable(f"the weights cannot be read ({type(error).__name__})") from None
 
 
 def of_folder(folder: Path) -> str:

@@ -146,14 +146,14 @@ def facts_of(name: str, source: Source, family: Family, dtype: str, samplers: tu
     if not offered:
         raise ModelUnusable(f"a {family.name} model needs a sampler of its own kind, and this worker has none")
     side, multiple = sizes(family, source)
-    own = SCHEDULER_SAMPLERS.get(source.config("scheduler").get("_class_name", ""), "")
+    sampler = default_sampler(family, source)
     facts: dict[str, Any] = {
         "dtype": dtype,
         "width": side,
         "height": side,
         "steps": family.steps,
         "guidance_scale": family.guidance_scale,
-        "sampler": next((name for name in (own, family.sampler) if name in offered), offered[0]),
+        "sampler": next((name for name in (sampler, family.sampler) if name in offered), offered[0]),
     }
     if source.has(DEFAULTS_FILE):
         facts |= _defaults(source, offered)
@@ -184,6 +184,11 @@ def family_of(source: Source) -> Family:
     if source.index.get("requires_aesthetics_score"):
         raise ModelUnusable("a refiner draws no pictures of its own and is not served")
     return found
+
+
+def default_sampler(family: Family, source: Source) -> str:
+    """The one that stands for a checkpoint's own scheduler, or else its family's."""
+    return SCHEDULER_SAMPLERS.get(source.config("scheduler").get("_class_name", ""), family.sampler)
 
 
 def sizes(family: Family, source: Source) -> tuple[int, int]:

@@ -83,9 +83,8 @@ class Header:
         return {name: tensor for name, tensor in self.tensors.items() if name.startswith(prefixes)}
 
 
-def read_header(file: Path, told: str = "") -> Header:
-    """Read and check a header. Raises ModelUnusable, which calls the file `told`, or by its name without its place."""
-    told = told or file.name
+def read_header(file: Path, told: str = "the file") -> Header:
+    """Read and check a header. Raises ModelUnusable, which calls the file what it is `told` by, and not by its place."""
     try:
         with file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size

@@ -52,9 +52,9 @@ class SingleFile:
         """
         self.file = file
         if file.suffix.lower() != ".safetensors":
-            raise ModelUnusable(f"{file.name} is no safetensors file; only safetensors is served")
+            raise ModelUnusable("the file is no safetensors file by its name; only safetensors is served")
         self.header = read_header(file)
-        refuse_other_kinds(file, self.header)
+        refuse_other_kinds(self.header)
         shapes = unet_shapes(self.header)
         self.configs: DiffusersFolder | ShippedConfigs
         if config is None:
@@ -107,7 +107,7 @@ class SingleFile:
         """A part's tensors by their names in the file. Raises ModelUnusable."""
         found = self.header.under(*PREFIXES.get(part, ()))
         if not found:
-            raise ModelUnusable(f"{self.file.name} has no weights for its {part}")
+            raise ModelUnusable(f"the file has no weights for its {part}")
         refuse_types(found.items(), part)
         return found
 
@@ -148,7 +148,7 @@ def unet_shapes(header: Header) -> Shapes:
     return Shapes(first.shape[1], first.shape[0], header.tensors[key].shape[1])
 
 
-def refuse_other_kinds(file: Path, header: Header) -> None:
+def refuse_other_kinds(header: Header) -> None:
     """Raises ModelUnusable for what is no whole checkpoint of a family that is served from one file."""
     match kind_of(header):
         case FileKind.CHECKPOINT:
@@ -163,7 +163,7 @@ def refuse_other_kinds(file: Path, header: Header) -> None:
             told = f"is a {kind} alone; a whole model is a diffusers folder or a file in the original layout"
         case _:
             told = "is no checkpoint that this worker knows"
-    raise ModelUnusable(f"{file.name} {told}")
+    raise ModelUnusable(f"the file {told}")
 
 
 def _shipped(header: Header, shapes: Shapes) -> ShippedConfigs:
