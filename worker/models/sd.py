@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,16 +13,13 @@ from shared_worker.device import Device
 from worker.errors import ModelUnusable
 from worker.models.base import MASKED, Conditioning
 from worker.models.imports import put_off_siblings
-from worker.models.registry import DTYPES, Checkpoint, read_json
+from worker.models.parts import TORCH_DTYPES, load_part, load_tokenizer
+from worker.models.registry import Checkpoint
 from worker.models.schedulers import make_scheduler
 
 put_off_siblings()
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: E402
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noqa: E402
-
-logger = logging.getLogger(__name__)
-
-TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 
 
 class StableDiffusion:
@@ -42,7 +37,7 @@ class StableDiffusion:
         self.facts = checkpoint.facts
         self.device = device
         self.dtype = TORCH_DTYPES[checkpoint.facts.dtype]
-        self.scheduler_config: Mapping[str, Any] = read_json(checkpoint.folder, "scheduler/scheduler_config.json")
+        self.scheduler_config: Mapping[str, Any] = checkpoint.config("scheduler")
         self._tokenizer = tokenizer
         self._text_encoder = text_encoder
         self._unet = unet
@@ -125,34 +120,17 @@ class StableDiffusion:
 
 
 def load(checkpoint: Checkpoint, device: Device, report: Callable[[float], None]) -> StableDiffusion:
-    """Read every part from the folder, safetensors alone, without network. Raises ModelUnusable."""
-    folder, target = checkpoint.folder, torch.device(device.torch_name)
-    options = {"use_safetensors": True, "local_files_only": True, "dtype": TORCH_DTYPES[checkpoint.facts.dtype]}
-    # Diffusers streams weights with accelerate where that is installed; it is not needed here.
-    diffusers_options = options | {"low_cpu_mem_usage": False}
+    """Read every part, safetensors alone, without network. Raises ModelUnusable."""
+    target = torch.device(device.torch_name)
     report(0.05)
-    parts: dict[str, Any] = {}
-    loaders: tuple[tuple[str, Any, dict[str, Any]], ...] = (
-        ("text_encoder", CLIPTextModel, options),
-        ("unet", UNet2DConditionModel, diffusers_options),
-        ("vae", AutoencoderKL, diffusers_options),
-    )
-    try:
-        parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        for count, (name, cls, how) in enumerate(loaders, start=1):
-            _require_weights(folder / name)
-            part, told = cls.from_pretrained(folder / name, output_loading_info=True, **how)
-            if told["missing_keys"]:  # the library would make them up
-                raise ModelUnusable(f"the model's {name} lacks weights: {min(told['missing_keys'])}")
-            if device.backend == "cpu" and name != "text_encoder":  # a tenth faster, by oneDNN's kernels
-                part = part.to(memory_format=torch.channels_last)
-            parts[name] = part.to(target).eval().requires_grad_(False)
-            report(0.05 + 0.95 * count / len(loaders))
-    except ModelUnusable:
-        raise
-    except Exception as error:
-        logger.debug("loading failed", exc_info=error)
-        raise ModelUnusable(f"the model's weights cannot be loaded ({type(error).__name__})") from error
+    parts: dict[str, Any] = {"tokenizer": load_tokenizer(checkpoint, "tokenizer", CLIPTokenizer)}
+    loaders = (("text_encoder", CLIPTextModel), ("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
+    for count, (name, cls) in enumerate(loaders, start=1):
+        part = load_part(checkpoint, name, cls)
+        if device.backend == "cpu" and name != "text_encoder":  # a tenth faster, by oneDNN's kernels
+            part = part.to(memory_format=torch.channels_last)
+        parts[name] = part.to(target)
+        report(0.05 + 0.95 * count / len(loaders))
     _require_words(parts["tokenizer"], parts["text_encoder"])
     return StableDiffusion(checkpoint, device=target, **parts)
 
@@ -163,8 +141,3 @@ def _require_words(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> Non
     knows_bytes = 256 <= len(tokenizer) <= config.vocab_size
     if not knows_bytes or tokenizer.model_max_length > config.max_position_embeddings:
         raise ModelUnusable("the model's tokenizer is incomplete or does not fit its text encoder")
-
-
-def _require_weights(folder: Path) -> None:
-    if not any(folder.glob("*.safetensors")):
-        raise ModelUnusable(f"the model has no safetensors weights for its {folder.name}")
