@@ -76,7 +76,15 @@ ROOMS = (
     Room("worker/engine/sampling", ("numpy", "torch")),
     Room(
         "worker/models",
-        ("torch", "diffusers", "transformers", "shared_worker.device", "worker.errors", "worker.jobs.params"),
+        (
+            "torch",
+            "diffusers",
+            "transformers",
+            "safetensors",
+            "shared_worker.device",
+            "worker.errors",
+            "worker.jobs.params",
+        ),
         may_not=("asyncio",),
     ),
     Room(

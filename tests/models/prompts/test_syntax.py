@@ -121,7 +121,9 @@ def test_the_words_alone() -> None:
     assert not parse("a [(red)] circle").weighted
 
 
-@pytest.mark.parametrize("text", ["(" * 2000 + ")" * 2000, "[" * 2000 + ")" * 2000, "\\" * 4000, ": " * 2000, ":" * 4000])
+@pytest.mark.parametrize(
+    "text", ["(" * 2000 + ")" * 2000, "[" * 2000 + ")" * 2000, "\\" * 4000, ": " * 2000, ":" * 4000]
+)
 def test_no_text_takes_long(text: str) -> None:
     started = time.process_time()
     parse(text)
