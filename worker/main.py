@@ -98,6 +98,8 @@ def _serve(settings: Settings, backend: Backend) -> int:
         usual_dtype=usual_dtype(device),
         samplers=tuple(sorted([*sampling.SAMPLERS, *SCHEDULERS])),
     )
+    if settings.embedding_dir is not None:
+        checkpoint = checkpoint.with_embeddings(settings.embedding_dir)
     journal = _journal(settings, checkpoint)
     with contextlib.closing(journal):
         listener = listen(settings.host, settings.port)

@@ -106,6 +106,10 @@ class Denoiser:
             prompt = self._prompts.get(params.prompt)
             guided = params.guidance_scale > 1.0
             negative = self._prompts.get(params.negative_prompt or "") if guided else None
+            warnings = _warnings(prompt, negative)
+            if negative is not None and negative.key != prompt.key:
+                empty = self._prompts.get("")
+                prompt, negative = prompt.as_long_as(negative, empty), negative.as_long_as(prompt, empty)
             shape = self._model.latent_shape(params.width, params.height)
             key = (shape, frozenset(one.key for one in (prompt, negative) if one is not None))
             drawings = []
@@ -127,6 +131,7 @@ class Denoiser:
                         generator=generator,
                         prompt=prompt,
                         negative=negative,
+                        warnings=warnings,
                         guidance_scale=params.guidance_scale,
                     )
                 )
@@ -233,6 +238,12 @@ class Denoiser:
             scaled = (pixels[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1) * 255
             finished: Pixels = scaled.round().to(torch.uint8).cpu().numpy()
             return finished
+
+
+def _warnings(prompt: Conditioning, negative: Conditioning | None) -> tuple[str, ...]:
+    """What is to be said of the texts, each with the name of its field."""
+    told = [f"prompt: {one}" for one in prompt.warnings]
+    return (*told, *(f"negative_prompt: {one}" for one in (negative.warnings if negative else ())))
 
 
 def _stack_states(batch: Sequence[LatentDrawing], slots: int) -> torch.Tensor:

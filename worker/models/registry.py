@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.errors import ModelUnusable
 from worker.jobs.params import ModelFacts, Task
+from worker.models.prompts.embeddings import NO_EMBEDDINGS, Embeddings, clip_widths
 
 if TYPE_CHECKING:
     from shared_worker.device import Device
@@ -36,6 +37,9 @@ SCHEDULER_SAMPLERS = {
     "UniPCMultistepScheduler": "unipc",
 }
 """A checkpoint's own scheduler is its default sampler, but for the old ones that took fifty steps."""
+
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,14 @@ class Checkpoint:
     folder: Path
     family: Family
     facts: ModelFacts
+    embeddings: Embeddings = NO_EMBEDDINGS
+
+    def with_embeddings(self, folder: Path) -> Checkpoint:
+        """With the textual-inversion embeddings of `folder`. Raises ConfigurationError."""
+        parts = [part for part in TEXT_ENCODERS if (self.folder / part / "config.json").exists()]
+        widths = clip_widths(read_json(self.folder, f"{part}/config.json") for part in parts)
+        embeddings = Embeddings.in_folder(folder, widths)
+        return replace(self, facts=replace(self.facts, embeddings=embeddings.facts), embeddings=embeddings)
 
     @property
     def fingerprint(self) -> str:

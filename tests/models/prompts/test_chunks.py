@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
@@ -29,7 +29,6 @@ def words(tokenizer: CLIPTokenizer, chunk: Chunk) -> str:
     return " ".join(tokenizer.convert_ids_to_tokens(content(chunk))).replace("</w>", "")
 
 
-@settings(deadline=None, max_examples=60)
 @given(text=st.text(st.sampled_from("abcé, 1🦓\n'"), max_size=70))
 def test_a_plain_prompt_is_what_the_tokenizer_makes_of_it(tokenizer: CLIPTokenizer, text: str) -> None:
     stock = tokenizer(text, padding="max_length", max_length=77, truncation=True)
@@ -61,7 +60,6 @@ def test_padding_is_the_tokenizers_own(tiny: Path) -> None:
     assert chunk.ids[-1] != tokenizer.eos_token_id
 
 
-@settings(deadline=None, max_examples=60)
 @given(text=st.text(st.sampled_from("abc,, 1🦓"), max_size=400))
 def test_no_token_is_lost_or_moved(tokenizer: CLIPTokenizer, text: str) -> None:
     chunked = Chunker(tokenizer).chunks(text)

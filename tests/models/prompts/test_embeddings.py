@@ -111,6 +111,7 @@ def described(**changes: object) -> dict[str, object]:
         lambda path: save(path, emb_params=torch.zeros(2, 4, dtype=torch.int64)),
         lambda path: save(path, emb_params=torch.tensor(1.0)),
         lambda path: with_header(path, []),
+        lambda path: path.write_bytes((90_000).to_bytes(8, "little") + b"[" * 90_000),
         lambda path: with_header(path, {}),
         lambda path: with_header(path, {"emb_params": 7}),
         lambda path: with_header(path, described(shape=[True, 4])),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,12 @@ class Embeddings:
 NO_EMBEDDINGS = Embeddings()
 
 
+def clip_widths(configs: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Of those of a model's text encoders that are CLIP's, by their configurations."""
+    clip = [config for config in configs if "clip" in str(config.get("model_type"))]
+    return tuple(width for config in clip if type(width := config.get("hidden_size")) is int)
+
+
 def read_layout(path: Path) -> tuple[Vectors, ...]:
     """From a file's header: 8 bytes of length, then JSON (safetensors, "Format"). Raises NoEmbedding."""
     try:
@@ -123,7 +129,7 @@ def read_layout(path: Path) -> tuple[Vectors, ...]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if length <= MAX_HEADER_BYTES else None
             there = path.stat().st_size - 8 - length
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise NoEmbedding("it cannot be read as safetensors") from None
     if not isinstance(header, dict):
         raise NoEmbedding("it cannot be read as safetensors, or is no embedding")
