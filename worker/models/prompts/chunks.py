@@ -15,8 +15,9 @@ from worker.models.prompts.syntax import MAX_WEIGHT, Prompt, parse
 
 COMMA_REACH = 20
 """So many tokens at most go into the next chunk, so that no phrase is torn."""
-MAX_CHUNKS = 64
-"""More than any 4000 characters of ASCII without BREAKs take. Each makes every step of the denoiser longer."""
+MAX_CHUNKS = 72
+"""As many as 4000 characters of ASCII can take by themselves: one token each, and every chunk short of 19 for a comma.
+There must be an end, since each chunk makes every step of the denoiser longer."""
 PLACEHOLDER = 0
 """The token where an embedding's vector will be; never the end token, by which encoders pool."""
 
