@@ -111,6 +111,10 @@ class Denoiser:
             prompt = self._prompts.get(params.prompt)
             guided = model.guides(params.guidance_scale)
             negative = self._prompts.get(params.negative_prompt) if guided else None
+            warnings = _warnings(prompt, negative)
+            if negative is not None and negative.key != prompt.key:
+                empty = self._prompts.get("")
+                prompt, negative = prompt.as_long_as(negative, empty), negative.as_long_as(prompt, empty)
             width, height = _drawn_size(params, model.facts.multiple)
             frame = dict(model.frame(width, height, params.guidance_scale))
             source = Source(model, params, width, height)
@@ -136,6 +140,7 @@ class Denoiser:
                         prompt=prompt,
                         negative=negative,
                         frame=own,
+                        warnings=warnings,
                         guidance_scale=params.guidance_scale,
                         kept=begun.kept and begun.kept.to(model.device),
                     )
@@ -271,6 +276,12 @@ def _key(
 ) -> Hashable:
     texts = frozenset(one.key for one in (prompt, negative) if one is not None)
     return shape, texts, frozenset((name, tuple(tensor.shape)) for name, tensor in frame.items())
+
+
+def _warnings(prompt: Conditioning, negative: Conditioning | None) -> tuple[str, ...]:
+    """What is to be said of the texts, each with the name of its field."""
+    told = [f"prompt: {one}" for one in prompt.warnings]
+    return (*told, *(f"negative_prompt: {one}" for one in (negative.warnings if negative else ())))
 
 
 def _stack_states(batch: Sequence[LatentDrawing], slots: int) -> torch.Tensor:

@@ -76,6 +76,6 @@ class EncodingPool:
                 self._outbox.send(run, run.failure(error))
             else:
                 if images is not None:
-                    self._outbox.send(run, Completed(images, run.final_timings()))
+                    self._outbox.send(run, Completed(images, run.final_timings(), run.warnings))
 
         self._pool.submit(work)

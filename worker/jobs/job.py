@@ -66,6 +66,7 @@ class Job:
         self.told_at = 0.0
         self.progress = Progress(0, params.steps_drawn, None)
         self.images: tuple[Image, ...] = ()
+        self.warnings: tuple[str, ...] = ()
         self.failure: Failed | None = None
         self.timings = Timings()
         self.cancel_reason: CancelReason | None = None
@@ -100,8 +101,8 @@ class Job:
                 self.progress, self.eta_s = event, event.eta_s
             case Status.RUNNING, Preview():
                 pass
-            case Status.RUNNING, Completed(images, timings):
-                self.images = images
+            case Status.RUNNING, Completed(images, timings, warnings):
+                self.images, self.warnings = images, warnings
                 self._end(Status.COMPLETED, timings, at)
             case ((Status.QUEUED | Status.RUNNING), Failed()):
                 self.failure = event

@@ -126,6 +126,15 @@ class JobParams:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingFacts:
+    """A textual-inversion embedding by its name, which prompts use as a word, and whether it fits the model."""
+
+    name: str
+    vectors: int
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What can be known of a model from its configuration alone, before a weight is read.
 
@@ -143,6 +152,7 @@ class ModelFacts:
     sampler: str
     samplers: tuple[str, ...]
     tasks: tuple[Task, ...]
+    embeddings: tuple[EmbeddingFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -17,9 +17,27 @@ that part grey.  # [rows, 1 + C, h, w]"""
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """One prompt's encoding, as the denoiser takes it: tensors by name, each with one row.  # [1, ...]"""
+    """One prompt's encoding, as the denoiser takes it: tensors by name, each with one row.  # [1, ...]
+
+    `warnings` is what a job must say that uses it. `filler` is what lengthens it, if not the empty prompt's tensors.
+    """
 
     tensors: Mapping[str, torch.Tensor]
+    warnings: tuple[str, ...] = ()
+    filler: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def as_long_as(self, other: Conditioning, empty: Conditioning) -> Conditioning:
+        """Itself where no tensor of `other` has more tokens; else with those of `empty` appended.  # [1, tokens, width]
+
+        So a prompt and its negative prompt can be rows of one call.
+        """
+        lengthened = {}
+        for name, tensor in self.tensors.items():
+            more = other.tensors[name].shape[1] - tensor.shape[1] if tensor.ndim == 3 else 0
+            if more > 0:
+                chunk = self.filler.get(name, empty.tensors[name])
+                lengthened[name] = torch.cat([tensor, *[chunk] * (more // chunk.shape[1])], dim=1)
+        return replace(self, tensors={**self.tensors, **lengthened}) if lengthened else self
 
     @property
     def key(self) -> Hashable:

@@ -14,6 +14,7 @@ from worker.errors import ModelUnusable
 from worker.models.base import MASKED, Conditioning
 from worker.models.imports import put_off_siblings
 from worker.models.parts import TORCH_DTYPES, load_part, load_tokenizer
+from worker.models.prompts.clip import ClipEncoder
 from worker.models.registry import Checkpoint
 from worker.models.schedulers import make_scheduler
 
@@ -38,8 +39,8 @@ class StableDiffusion:
         self.device = device
         self.dtype = TORCH_DTYPES[checkpoint.facts.dtype]
         self.scheduler_config: Mapping[str, Any] = checkpoint.config("scheduler")
-        self._tokenizer = tokenizer
         self._text_encoder = text_encoder
+        self._prompts = ClipEncoder(tokenizer, text_encoder, self._hidden, embeddings=checkpoint.embeddings)
         self._unet = unet
         self._vae = vae
         self.takes_mask = unet.config.in_channels > vae.config.latent_channels
@@ -63,19 +64,15 @@ class StableDiffusion:
 
     @torch.inference_mode()
     def encode_prompt(self, text: str | None) -> Conditioning:
-        """The last hidden states of the text encoder; a prompt beyond 77 tokens is cut."""
-        tokens = self._tokenizer(
-            text or "",
-            padding="max_length",
-            max_length=self._tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        mask = None
-        if getattr(self._text_encoder.config, "use_attention_mask", False):
-            mask = tokens.attention_mask.to(self.device)
-        hidden = self._text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
-        return Conditioning({"encoder_hidden_states": hidden.to(self.dtype)})  # [1, 77, width]
+        """The last hidden states of the text encoder, of all chunks of the prompt."""
+        encoded = self._prompts.encode(text or "")
+        hidden = encoded.hidden.to(self.dtype)  # [1, 77 chunks, width]
+        return Conditioning({"encoder_hidden_states": hidden}, encoded.warnings)
+
+    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, None]:
+        masked = getattr(self._text_encoder.config, "use_attention_mask", False)
+        ids, attention_mask = ids.to(self.device), mask.to(self.device) if masked else None
+        return self._text_encoder(ids, attention_mask=attention_mask)[0], None
 
     @torch.inference_mode()
     def predict(
