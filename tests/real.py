@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,3 +59,14 @@ def stop(worker: Worker) -> None:
     worker.log_reader.join(10)
     assert worker.process.stderr is not None
     worker.process.stderr.close()
+
+
+@contextlib.contextmanager
+def running(*flags: str) -> Iterator[Worker]:
+    """A worker that is ready, until the block is left."""
+    worker = start(*flags)
+    try:
+        worker.wait_until_ready()
+        yield worker
+    finally:
+        stop(worker)

@@ -37,6 +37,7 @@ from worker.server import Server, make_server
 PROMPT = "a red circle, whispered"
 LEAKS = ("Traceback", "/srv", str(Path(__file__).parents[1]), "site-packages", "0x", "red circle")
 """What no refusal may hold: traces, paths, addresses, the prompt."""
+ENDINGS = ("completed", "failed", "cancelled")
 WAIT_S = 15.0
 """For anything that should come at once; long, because the machine may be busy."""
 
@@ -148,7 +149,9 @@ async def serve(
     service.restore(facts.id)
     engine.start()
     on_built(Parts(engine, service, server, failures))
+    keeping_house = asyncio.create_task(service.keep_house())
     await server.serve(sockets=[listener])
+    keeping_house.cancel()
     await service.drain(0.0)
     await asyncio.to_thread(engine.stop, stop_s)
     return 1 if failures else 0

@@ -166,6 +166,11 @@ def test_inspect_of_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_embeddings_that_are_no_folder(refusal: Refusal, model: Path) -> None:
+    said = refusal("--model", str(model), "--embedding-dir", str(model / "model_index.json"))
+    assert said == "--embedding-dir is no folder"
+
+
 def test_port_in_use(refusal: Refusal, model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])

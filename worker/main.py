@@ -109,6 +109,8 @@ def _serve(settings: Settings, backend: Backend) -> int:
         sha256=settings.model_sha256,
         free_bytes=free_bytes(device),
     )
+    if settings.embedding_dir is not None:
+        checkpoint = checkpoint.with_embeddings(settings.embedding_dir)
     journal = _journal(settings, checkpoint)
     with contextlib.closing(journal):
         listener = listen(settings.host, settings.port)

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     advertise_url: HttpUrl | None = Field(
         None, description="what heartbeats give as this worker's address (default: where it listens)"
     )
+    embedding_dir: Path | None = Field(
+        None, description="folder of textual-inversion embeddings (safetensors), which prompts name as words"
+    )
     state_dir: Path | None = Field(
         None, description="where accepted jobs and finished pictures are kept, so that they outlive the process"
     )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, get_args
 
 import pytest
 
-from tests.fakes import PNG, PREVIEW, make_params
+from tests.fakes import PREVIEW, make_params
 from worker.api import wire
 from worker.jobs.events import (
     Cancelled,
@@ -36,7 +35,7 @@ IMAGE_KEYS = {"index", "url", "seed", "width", "height", "format", "bytes"}
 TIMING_KEYS = {"queue_s", "encode_s", "denoise_s", "decode_s", "total_s"}
 JOB_KEYS = {
     *("job_id", "sse_url", "status", "position", "eta_s", "progress", "params", "images", "error", "timings"),
-    *("attempt", "created_at", "started_at", "finished_at", "labels"),
+    *("warnings", "attempt", "created_at", "started_at", "finished_at", "labels"),
 }
 PREVIEW_KEYS = {"step", "steps", "image", "format", "width", "height"}
 FORMS: dict[str, tuple[Event, set[str]]] = {
@@ -44,7 +43,7 @@ FORMS: dict[str, tuple[Event, set[str]]] = {
     "started": (Started(1), {"attempt"}),
     "progress": (Progress(1, 3, 2.5), {"step", "steps", "percent", "eta_s"}),
     "preview": (Preview(1, 3, 16, 8, ImageFormat.JPEG, b"\xff\x00preview"), PREVIEW_KEYS),
-    "completed": (Completed((IMAGE,), TIMINGS), {"images", "timings"}),
+    "completed": (Completed((IMAGE,), TIMINGS, ("prompt: cut",)), {"images", "timings", "warnings"}),
     "failed": (Failed("nan_output", EVIL, False, TIMINGS), {"code", "message", "retriable"}),
     "cancelled": (Cancelled(CancelReason.TIMEOUT, TIMINGS), {"reason"}),
 }
@@ -65,7 +64,7 @@ def test_every_event_is_in_the_table() -> None:
 def test_the_form_of_an_event(name: str) -> None:
     event, keys = FORMS[name]
     job = make_job()
-    data = wire.event_data(job, event)
+    data = wire.event_data(job.id, event, inline=job.params.output.inline)
     assert wire.event_name(event) == data["type"] == name
     assert data["job_id"] == job.id
     assert set(data) == {"type", "job_id"} | keys
@@ -80,7 +79,9 @@ def test_a_frame_is_three_lines_of_ascii(name: str) -> None:
     first, second, third, *end = frame.decode().splitlines()
     assert (first, second, end) == ("id: 7", f"event: {name}", [""])
     assert third.isprintable()
-    assert json.loads(third.removeprefix("data: ")) == json.loads(json.dumps(wire.event_data(job, event)))
+    assert json.loads(third.removeprefix("data: ")) == json.loads(
+        json.dumps(wire.event_data(job.id, event, inline=job.params.output.inline))
+    )
     assert wire.entry_frame(job, entry) == frame
     assert (entry.wire is None) == (name in ("preview", "completed")), "pictures are not kept twice"
 
@@ -91,24 +92,30 @@ def test_text_comes_out_as_it_went_in() -> None:
 
 
 def test_pictures_in_events() -> None:
-    preview = wire.event_data(make_job(), FORMS["preview"][0])
+    preview = wire.event_data("job_1", FORMS["preview"][0])
     assert base64.b64decode(preview["image"], validate=True) == b"\xff\x00preview"
     assert (preview["width"], preview["height"], preview["format"]) == (16, 8, "jpeg")
 
-    by_url, inline = make_job(), make_job(output=replace(PNG, inline=True))
-    (picture,) = wire.event_data(by_url, Completed((IMAGE,), TIMINGS))["images"]
+    (picture,) = wire.event_data("job_1", Completed((IMAGE,), TIMINGS))["images"]
     assert set(picture) == IMAGE_KEYS
-    assert picture["url"] == f"/v1/jobs/{by_url.id}/images/1"
+    assert picture["url"] == "/v1/jobs/job_1/images/1"
     assert (picture["bytes"], picture["format"], picture["seed"]) == (8, "webp", 8)
-    (picture,) = wire.event_data(inline, Completed((IMAGE,), TIMINGS))["images"]
+    (picture,) = wire.event_data("job_1", Completed((IMAGE,), TIMINGS), inline=True)["images"]
     assert set(picture) == IMAGE_KEYS | {"image"}
     assert base64.b64decode(picture["image"], validate=True) == IMAGE.data
 
 
+def test_warnings_are_in_the_last_event_and_in_the_job() -> None:
+    completed = Completed((IMAGE,), TIMINGS, ("prompt: something", "negative_prompt: something"))
+    assert wire.event_data("job_1", completed)["warnings"] == list(completed.warnings)
+    assert wire.job_json(make_job(Started(1), completed))["warnings"] == list(completed.warnings)
+    assert wire.job_json(make_job(Started(1)))["warnings"] == []
+
+
 def test_progress_and_timings() -> None:
-    assert wire.event_data(make_job(), Progress(1, 3, None))["percent"] == 33.3
-    assert wire.event_data(make_job(), Progress(3, 3, None))["percent"] == 100.0
-    timings = wire.event_data(make_job(), Completed((), TIMINGS))["timings"]
+    assert wire.event_data("job_1", Progress(1, 3, None))["percent"] == 33.3
+    assert wire.event_data("job_1", Progress(3, 3, None))["percent"] == 100.0
+    timings = wire.event_data("job_1", Completed((), TIMINGS))["timings"]
     assert set(timings) == TIMING_KEYS
     assert (timings["queue_s"], timings["encode_s"]) == (0.25, None)
 

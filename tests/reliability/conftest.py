@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -54,7 +55,9 @@ class Report:
     def add(self, topic: str, promise: str, tried: str, figure: str) -> None:
         """One row; call it before the figure is judged, so that one that does not hold is told too."""
         assert topic in TOPICS
-        when = f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+        machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+        versions = f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}"
+        when = f"{datetime.now(UTC):%Y-%m-%d}, {machine}, {versions}"
         self.rows.append({"topic": topic, "promise": promise, "tried": tried, "figure": figure, "when": when})
 
     def write(self) -> None:
@@ -78,3 +81,9 @@ def report(pytestconfig: pytest.Config) -> Iterator[Report]:
 def p99(samples: list[float]) -> float:
     """The value that one in a hundred exceeds."""
     return sorted(samples)[min(len(samples) - 1, int(0.99 * len(samples)))]
+
+
+def resident_bytes(pid: int) -> int:
+    """What the process holds in memory."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))

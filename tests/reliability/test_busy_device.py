@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.real import Worker, start, stop
+from tests.real import Worker, running
 from tests.reliability.conftest import Report, p99
 from tests.serving import events_of
 
@@ -23,12 +23,8 @@ LAST_MOMENTS_S = 0.2
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
-    worker = start("--max-rows", "8")
-    try:
-        worker.wait_until_ready()
+    with running("--max-rows", "8") as worker:
         yield worker
-    finally:
-        stop(worker)
 
 
 @pytest.mark.guard(600)

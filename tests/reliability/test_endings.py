@@ -13,11 +13,9 @@ import pytest
 
 from tests.fakes import Paced
 from tests.process import WorkerProcess
-from tests.real import start, stop
+from tests.real import running
 from tests.reliability.conftest import Report
-from tests.serving import ServedWorker, SseEvent, events_of, smaller
-
-ENDINGS = ("completed", "failed", "cancelled")
+from tests.serving import ENDINGS, ServedWorker, SseEvent, events_of, smaller
 
 
 @pytest.mark.guard(900)
@@ -173,20 +171,12 @@ def test_cancelled_neighbours_leave_no_trace(report: Report) -> None:
                 drawn.append(client.get(f"/v1/jobs/{job['job_id']}/images/0").raise_for_status().content)
             return drawn
 
-    fresh = start("--numerics", "exact", "--max-rows", "8")
-    try:
-        fresh.wait_until_ready()
+    with running("--numerics", "exact", "--max-rows", "8") as fresh:
         alone = pictures(fresh.url, 0)
-    finally:
-        stop(fresh)
-    worker = start("--numerics", "exact", "--max-rows", "8")
-    try:
-        worker.wait_until_ready()
+    with running("--numerics", "exact", "--max-rows", "8") as worker:
         for _ in range(rounds):
             assert pictures(worker.url, 2) == alone
         assert pictures(worker.url, 0) == alone
-    finally:
-        stop(worker)
     report.add(
         "Cancel",
         "neighbours and followers are as a fresh process draws them",

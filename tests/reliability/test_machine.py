@@ -19,9 +19,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from tests.process import WorkerProcess
 from tests.reliability.conftest import Report
-from tests.serving import SseEvent
+from tests.serving import ENDINGS, SseEvent
 
-ENDINGS = ("completed", "failed", "cancelled")
 QUICK_S = 0.001
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.real import start, stop
-from tests.reliability.conftest import Report
+from tests.real import running
+from tests.reliability.conftest import Report, resident_bytes
 from tests.serving import events_of
 
 CLIENTS = 4
@@ -40,10 +40,9 @@ class Sample:
 
 def sample(pid: int, folder: Path) -> Sample:
     process = Path(f"/proc/{pid}")
-    resident = next(line for line in (process / "status").read_text().splitlines() if line.startswith("VmRSS"))
     return Sample(
         time.monotonic(),
-        1024 * int(resident.split()[1]),
+        resident_bytes(pid),
         len(list((process / "task").iterdir())),
         len(list((process / "fd").iterdir())),
         sum(size(file) for file in folder.rglob("*")),
@@ -146,12 +145,10 @@ def course(samples: list[Sample]) -> list[float]:
 
 @pytest.mark.guard(7200)
 def test_nothing_grows(report: Report, tmp_path: Path) -> None:
-    warm_up_s, measured_s = report.pick(900, 10), report.pick(3600, 10)
-    worker = start("--state-dir", str(tmp_path), "--retain-jobs", str(RETAINED_JOBS), "--max-rows", "8")
-    clients = [Client(worker.url, number) for number in range(CLIENTS)]
+    warm_up_s, measured_s = report.pick(1800, 10), report.pick(3600, 10)
     samples: list[Sample] = []
-    try:
-        worker.wait_until_ready()
+    with running("--state-dir", str(tmp_path), "--retain-jobs", str(RETAINED_JOBS), "--max-rows", "8") as worker:
+        clients = [Client(worker.url, number) for number in range(CLIENTS)]
         for client in clients:
             client.start()
         began = time.monotonic()
@@ -163,8 +160,6 @@ def test_nothing_grows(report: Report, tmp_path: Path) -> None:
             client.stopping.set()
         for client in clients:
             client.join(60)
-    finally:
-        stop(worker)
     for client in clients:
         if client.error is not None:
             raise client.error

@@ -5,22 +5,15 @@ from __future__ import annotations
 import socket
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from tests.process import WorkerProcess
-from tests.reliability.conftest import Report, p99
+from tests.reliability.conftest import Report, p99, resident_bytes
 from tests.serving import events_of
 
 MOST_STREAM_BYTES = 100_000
 MOST_HEALTH_S = 0.050
-
-
-def resident_bytes(pid: int) -> int:
-    """What the process holds in memory."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
 def open_stream(worker: WorkerProcess, job_id: str) -> tuple[socket.socket, bytes]:

@@ -8,8 +8,7 @@ import threading
 from pathlib import Path
 
 from tests.process import WorkerProcess
-
-ENDINGS = ("completed", "failed", "cancelled")
+from tests.serving import ENDINGS
 
 
 def test_after_a_kill_everything_accepted_is_there_and_goes_on(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
+from anyio.lowlevel import checkpoint
 from fastapi import APIRouter, Request
 from sse_starlette import EventSourceResponse
 from starlette.responses import Response
@@ -72,7 +73,7 @@ class EventStream(EventSourceResponse):
 
         async def send_or_cut(message: Message) -> None:
             if scope["state"]["closing"]():  # let the server notice, which then takes no more
-                await anyio.lowlevel.checkpoint()
+                await checkpoint()
             with anyio.move_on_after(self._stall_s) as patience:
                 await send(message)
             if patience.cancelled_caught:

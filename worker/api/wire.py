@@ -34,6 +34,7 @@ def job_json(job: Job, place: tuple[int, float | None] | None = None) -> Json:
         },
         "params": params_json(job.params),
         "images": [image_json(job.id, image) for image in job.images],
+        "warnings": list(job.warnings),
         "error": failure and {"code": failure.code, "message": failure.message, "retriable": failure.retriable},
         "timings": timings_json(job.timings),
         "attempt": job.attempt,
@@ -116,9 +117,9 @@ def event_name(event: Event) -> str:
             assert_never(event)
 
 
-def event_data(job: Job, event: Event) -> Json:
-    """The object in the stream's `data:` field."""
-    data: Json = {"type": event_name(event), "job_id": job.id}
+def event_data(job_id: str, event: Event, *, inline: bool = False) -> Json:
+    """The object in the stream's `data:` field; `inline` puts finished pictures into it."""
+    data: Json = {"type": event_name(event), "job_id": job_id}
     match event:
         case Queued(position, eta_s):
             return data | {"position": position, "eta_s": eta_s}
@@ -129,12 +130,11 @@ def event_data(job: Job, event: Event) -> Json:
         case Preview(step, steps, width, height, form, content):
             picture = {"image": _base64(content), "format": form.value, "width": width, "height": height}
             return data | {"step": step, "steps": steps} | picture
-        case Completed(images, timings):
-            inline = job.params.output.inline
+        case Completed(images, timings, warnings):
             pictures = [
-                image_json(job.id, image) | ({"image": _base64(image.data)} if inline else {}) for image in images
+                image_json(job_id, image) | ({"image": _base64(image.data)} if inline else {}) for image in images
             ]
-            return data | {"images": pictures, "timings": timings_json(timings)}
+            return data | {"images": pictures, "warnings": list(warnings), "timings": timings_json(timings)}
         case Failed(code, message, retriable):
             return data | {"code": code, "message": message, "retriable": retriable}
         case Cancelled(reason):
@@ -151,16 +151,16 @@ def entry_frame(job: Job, entry: Entry) -> bytes:
     """
     match entry.event:
         case Preview():
-            return _preview_frame(job, entry.id, entry.event)
+            return _preview_frame(job.id, entry.id, entry.event)
         case Completed():
-            return _frame(job, entry.id, entry.event)
+            return _frame(job.id, entry.id, entry.event, inline=job.params.output.inline)
         case _:
-            entry.wire = entry.wire or _frame(job, entry.id, entry.event)
+            entry.wire = entry.wire or _frame(job.id, entry.id, entry.event)
             return entry.wire
 
 
-def _frame(job: Job, number: int, event: Event) -> bytes:
-    data = json.dumps(event_data(job, event), separators=(",", ":"))
+def _frame(job_id: str, number: int, event: Event, *, inline: bool = False) -> bytes:
+    data = json.dumps(event_data(job_id, event, inline=inline), separators=(",", ":"))
     return f"id: {number}\nevent: {event_name(event)}\ndata: {data}\n\n".encode()
 
 

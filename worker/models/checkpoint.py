@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from worker.jobs.params import ModelFacts
 from worker.models.family import Family
+from worker.models.prompts.embeddings import NO_EMBEDDINGS, Embeddings, clip_widths
 from worker.models.safetensors_header import Tensor
 
 if TYPE_CHECKING:
     from shared_worker.device import Device
     from worker.models.base import Model
 
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -73,6 +75,13 @@ class Checkpoint:
     source: Source
     family: Family
     facts: ModelFacts
+    embeddings: Embeddings = NO_EMBEDDINGS
+
+    def with_embeddings(self, folder: Path) -> Checkpoint:
+        """With the textual-inversion embeddings of `folder`. Raises ConfigurationError."""
+        widths = clip_widths(self.config(part) for part in TEXT_ENCODERS if self.has(part))
+        embeddings = Embeddings.in_folder(folder, widths)
+        return replace(self, facts=replace(self.facts, embeddings=embeddings.facts), embeddings=embeddings)
 
     def config(self, part: str) -> Mapping[str, Any]:
         """The configuration of a part, e.g. `unet` or `scheduler`. Raises ModelUnusable."""

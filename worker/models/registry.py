@@ -37,8 +37,6 @@ SCHEDULER_SAMPLERS = {
 }
 """A checkpoint's own scheduler is its default sampler, but for the old ones that took fifty steps."""
 
-SERVED = (Task.TEXT_TO_IMAGE,)
-"""What the engine can do today, whatever a family could."""
 ANY = (Task.TEXT_TO_IMAGE, Task.IMAGE_TO_IMAGE, Task.INPAINTING)
 REPAINT = (Task.INPAINTING,)
 EMBEDDED, UNGUIDED = Guidance.EMBEDDED, Guidance.NONE
@@ -157,10 +155,7 @@ def facts_of(name: str, source: Source, family: Family, dtype: str, samplers: tu
     }
     if source.has(DEFAULTS_FILE):
         facts |= _defaults(source, offered)
-    tasks = tuple(task for task in family.tasks if task in SERVED)
-    if not tasks:
-        raise ModelUnusable(f"{family.variant} checkpoints are not served yet")
-    return ModelFacts(id=name, family=family.name, multiple=multiple, samplers=offered, tasks=tasks, **facts)
+    return ModelFacts(id=name, family=family.name, multiple=multiple, samplers=offered, tasks=family.tasks, **facts)
 
 
 def family_of(source: Source) -> Family:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -51,13 +50,13 @@ class Pictures:
 
     def keep_only(self, job_ids: Collection[str]) -> None:
         """Remove what belongs to no job of these, and what was never finished."""
-        for entry in os.scandir(self._folder):
-            job_id = entry.name.partition(".")[0]
-            if job_id in job_ids and not entry.name.endswith(UNFINISHED):
-                self._names[job_id].append(entry.name)
+        for file in self._folder.iterdir():
+            job_id = file.name.partition(".")[0]
+            if job_id in job_ids and file.suffix != UNFINISHED:
+                self._names[job_id].append(file.name)
             else:
                 with contextlib.suppress(OSError):
-                    Path(entry.path).unlink()
+                    file.unlink()
 
     def _place(self, job_id: str, index: int, form: str) -> Path:
         return self._folder / f"{job_id}.{index}.{form}"
