@@ -81,7 +81,6 @@ ROOMS = (
             *("shared_worker.device", "worker.errors", "worker.jobs.params"),
         ),
         may_not=("asyncio",),
-        only_in={"safetensors": "/conversion.py"},
     ),
     Room(
         "worker/models/builtin",

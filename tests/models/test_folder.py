@@ -19,6 +19,7 @@ from tests.models.files import write_zeros
 from tests.models.tiny import psnr_db
 from tests.schedulers import SCHEDULERS
 from worker.errors import ModelUnusable
+from worker.jobs.params import Task
 from worker.models.checkpoint import Checkpoint
 from worker.models.folder import DiffusersFolder
 from worker.models.registry import identify
@@ -194,9 +195,10 @@ def test_a_part_that_the_index_leaves_out_is_not_there(folder: Path) -> None:
     recognise(folder).load(find_device("cpu"), lambda share: None)
 
 
-def test_an_inpainting_checkpoint_waits_for_its_task(folder: Path) -> None:
+def test_an_inpainting_checkpoint_does_that_task_alone(folder: Path) -> None:
+    assert recognise(folder).facts.tasks == tuple(Task)
     change(folder / "unet/config.json", in_channels=9)
-    assert refusal(recognise, folder) == "inpainting checkpoints are not served yet"
+    assert recognise(folder).facts.tasks == (Task.INPAINTING,)
 
 
 def test_a_model_that_does_not_fit_is_refused_with_both_sizes(folder: Path) -> None:

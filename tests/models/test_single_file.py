@@ -150,9 +150,8 @@ def test_a_published_file_is_known_by_its_header(
     found = family_of(source)
     assert (found.name, found.variant) == (family, variant)
     assert source.told == f"configuration and tokenizer: shipped ({kind})"
-    if "inpainting" not in kind:
-        facts = recognise(tmp_path / "no name.safetensors").facts
-        assert (facts.id, facts.family, facts.width) == ("no name", family, side)
+    facts = recognise(tmp_path / "no name.safetensors").facts
+    assert (facts.id, facts.family, facts.width) == ("no name", family, side)
 
 
 def test_what_the_file_says_of_its_prediction_is_heeded(tmp_path: Path) -> None:
