@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -13,6 +13,11 @@ class Task(StrEnum):
     TEXT_TO_IMAGE = "text-to-image"
     IMAGE_TO_IMAGE = "image-to-image"
     INPAINTING = "inpainting"
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether it begins with a picture of the client's."""
+        return self is not Task.TEXT_TO_IMAGE
 
 
 class Priority(StrEnum):
@@ -62,8 +67,52 @@ class OutputParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that came with a job, encoded as it came; `width` and `height` are those of the picture upright.
+
+    `data` is let go of when the job has ended; `size_bytes` is what it was.
+    """
+
+    width: int
+    height: int
+    size_bytes: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraParams:
+    """An adapter by its name in `--lora-dir`; its weights count `scale` times."""
+
+    name: str
+    scale: float
+
+
+class Preprocessor(StrEnum):
+    """How a control picture is made from an ordinary one."""
+
+    NONE = "none"
+    CANNY = "canny"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlParams:
+    """A ControlNet by its name in `--control-dir`, with its picture, from the share `start` of all steps to `end`."""
+
+    name: str
+    image: Picture
+    scale: float
+    start: float
+    end: float
+    preprocessor: Preprocessor = Preprocessor.NONE
+
+
+@dataclass(frozen=True, slots=True)
 class JobParams:
-    """Everything that decides a job's pictures, with every default filled in."""
+    """Everything that decides a job's pictures, with every default filled in.
+
+    `width` and `height` are those of the finished picture. `image`, and `strength`, are there for the tasks that begin
+    with a picture, `mask` for inpainting: white is painted anew.
+    """
 
     task: Task
     prompt: str
@@ -81,6 +130,32 @@ class JobParams:
     on_disconnect: OnDisconnect
     timeout_s: float
     labels: Mapping[str, str]
+    image: Picture | None = None
+    mask: Picture | None = None
+    strength: float | None = None
+    loras: tuple[LoraParams, ...] = ()
+    controls: tuple[ControlParams, ...] = ()
+
+    @property
+    def first_step(self) -> int:
+        """The step that drawing begins at: with a picture to begin with, those before it are not done."""
+        if self.strength is None:
+            return 0
+        return self.steps - min(self.steps, max(1, int(self.steps * self.strength)))
+
+    @property
+    def steps_drawn(self) -> int:
+        """How many steps are done."""
+        return self.steps - self.first_step
+
+    def without_pictures(self) -> JobParams:
+        """The same with the bytes of its pictures let go of."""
+
+        def emptied(picture: Picture | None) -> Picture | None:
+            return picture and replace(picture, data=b"")
+
+        controls = tuple(replace(one, image=replace(one.image, data=b"")) for one in self.controls)
+        return replace(self, image=emptied(self.image), mask=emptied(self.mask), controls=controls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +200,8 @@ class Limits:
     min_side_px: int = 64
     max_side_px: int = 2048
     max_pixels: int = 2048 * 2048
+    max_input_pixels: int = 4096 * 4096
+    """Of each picture that comes with a job."""
     max_steps: int = 150
     max_guidance_scale: float = 30.0
     max_images: int = 8
