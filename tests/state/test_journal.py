@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -283,11 +284,13 @@ def test_pictures_are_kept_until_the_job_has_ended(journal: SqliteJournal, tmp_p
     sent = Picture(8, 6, 5, b"\x00\xffpic")
     waiting = live(journal, image=sent, mask=sent, strength=0.5)
     ended = live(journal, *LIVES["completed"], image=sent, strength=0.5, controls=(ControlParams("c", sent, 1, 0, 1),))
-    kept = {one.job.id: one.job for one in reopen(journal, tmp_path).restore().jobs}
+    journal = reopen(journal, tmp_path)
+    kept = {one.job.id: one.job for one in journal.restore().jobs}
+    journal.close()
     assert kept[waiting.id].params == waiting.params
     assert kept[waiting.id].params.mask == sent
     assert ended.params.image == Picture(8, 6, 5, b"")
     assert kept[ended.id].params == ended.params
-    with sqlite3.connect(tmp_path / "state/jobs.sqlite3") as database:
+    with contextlib.closing(sqlite3.connect(tmp_path / "state/jobs.sqlite3")) as database:
         (text,) = database.execute("SELECT params FROM jobs WHERE id = ?", (ended.id,)).fetchone()
     assert '"data":""' in text
