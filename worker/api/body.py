@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
@@ -47,11 +48,13 @@ def _without_nul(text: str) -> str:
 Text = Annotated[str, AfterValidator(_without_nul)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Takes nothing for what it is not, and no field that it does not know."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class PreviewRequest(_Strict):
+class PreviewRequest(Strict):
     """Pictures of the work in progress, as `preview` events."""
 
     every: int = Field(5, ge=1, le=1_000_000, description="a preview after each so many steps")
@@ -59,7 +62,7 @@ class PreviewRequest(_Strict):
     format: Literal["jpeg", "webp"] = "jpeg"
 
 
-class OutputRequest(_Strict):
+class OutputRequest(Strict):
     """How the final pictures are encoded and handed over."""
 
     format: Literal["png", "webp", "jpeg"] = "png"
@@ -68,7 +71,7 @@ class OutputRequest(_Strict):
     metadata: bool = Field(True, description="write the generation parameters into the file")
 
 
-class JobRequest(_Strict):
+class JobRequest(Strict):
     """What to draw. Fields that are left out take the loaded model's defaults, shown by `GET /v1/info`."""
 
     task: Literal["text-to-image", "image-to-image", "inpainting"] = "text-to-image"
@@ -92,10 +95,14 @@ class JobRequest(_Strict):
     labels: dict[str, Text] = Field(default_factory=dict, max_length=8, description="returned as they came")
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body of a JSON request. Raises UnsupportedMediaType, BodyTooLarge."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+def media_type_of(request: Request) -> str:
+    """What the request says its body is, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_body(request: Request, limits: Limits, media_type: str = "application/json") -> bytes:
+    """The whole body of a request. Raises UnsupportedMediaType, BodyTooLarge."""
+    if media_type_of(request) != media_type:
         raise UnsupportedMediaType
     too_large = BodyTooLarge(f"The body may hold at most {limits.body_bytes} bytes")
     declared = request.headers.get("content-length", "0")
@@ -109,9 +116,12 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return bytes(body)
 
 
-def parse_job(body: bytes, facts: ModelFacts, limits: Limits) -> JobParams:
-    """Raises BodyTooLarge, MalformedBody, InvalidRequest with every fault, ModelMismatch."""
-    if len(body) > limits.text_body_bytes and not any(name in body for name in PICTURE_FIELDS):
+def load_json(body: bytes, limits: Limits, picture_fields: Iterable[bytes] = PICTURE_FIELDS) -> Any:
+    """What a JSON body holds, if it is of a size that can be looked at: large only where it may hold pictures.
+
+    Raises BodyTooLarge, MalformedBody, InvalidRequest.
+    """
+    if len(body) > limits.text_body_bytes and not any(name in body for name in picture_fields):
         raise BodyTooLarge(f"A body without pictures may hold at most {limits.text_body_bytes} bytes")
     too_many = InvalidRequest(FieldFault("body", f"must not hold more than {MAX_FIELDS} fields"))
     if body.count(b'"') + body.count(b",") > MAX_QUOTES_AND_COMMAS:
@@ -123,12 +133,19 @@ def parse_job(body: bytes, facts: ModelFacts, limits: Limits) -> JobParams:
     fields = value if isinstance(value, dict) else {}
     if len(fields) + sum(len(inner) for inner in fields.values() if isinstance(inner, dict)) > MAX_FIELDS:
         raise too_many
+    return value
+
+
+def parse_job(body: bytes, facts: ModelFacts, limits: Limits) -> JobParams:
+    """Raises BodyTooLarge, MalformedBody, InvalidRequest with every fault, ModelMismatch."""
+    value = load_json(body, limits)
+    fields = value if isinstance(value, dict) else {}
     faults: list[FieldFault] = []
     try:
         asked = JobRequest.model_validate_json(body)
     except ValidationError as invalid:
         found = invalid.errors(include_url=False, include_context=False, include_input=False)
-        faults = [_as_field_fault(fault["loc"], fault["type"], fault["msg"]) for fault in found]
+        faults = field_faults(invalid)
         # What is wrong with one field shall not hide what is wrong with another.
         faulty = {fault["loc"][0] for fault in found if fault["loc"]}
         asked = JobRequest.model_construct(**{name: field for name, field in fields.items() if name not in faulty})
@@ -195,6 +212,12 @@ def _with_defaults(asked: JobRequest, facts: ModelFacts, limits: Limits) -> JobP
     )
 
 
+def field_faults(invalid: ValidationError) -> list[FieldFault]:
+    """Every fault that pydantic found, without a word of the input."""
+    found = invalid.errors(include_url=False, include_context=False, include_input=False)
+    return [_as_field_fault(fault["loc"], fault["type"], fault["msg"]) for fault in found]
+
+
 def _as_field_fault(location: tuple[int | str, ...], kind: str, message: str) -> FieldFault:
     """Names that the client made up may hold anything, so they are not repeated unless they look like a field's."""
     known = [str(part)[:100] for part in location]
@@ -202,6 +225,8 @@ def _as_field_fault(location: tuple[int | str, ...], kind: str, message: str) ->
         if location[0] in LATER:
             return FieldFault(known[0], "is not supported by the loaded model's tasks")
         return FieldFault(".".join([*known[:-1], _safe(known[-1])]), "is not a known field")
+    if kind == "none_required":
+        message = "is not supported"
     if known[:1] == ["labels"]:
         known = known[:1]
     return FieldFault(".".join(known) or "body", message.removeprefix("Value error, "))
@@ -222,10 +247,15 @@ def _where_malformed(body: bytes) -> str:
     return MalformedBody.title()
 
 
-def openapi_body() -> dict[str, Any]:
-    """The request body as the OpenAPI document shows it, in one piece."""
-    schema = JobRequest.model_json_schema()
-    definitions = schema.pop("$defs")
+def openapi_body(form: type[BaseModel] = JobRequest) -> dict[str, Any]:
+    """The JSON request body as the OpenAPI document shows it."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema_of(form)}}}}
+
+
+def schema_of(form: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a body, in one piece."""
+    schema = form.model_json_schema()
+    definitions = schema.pop("$defs", {})
 
     def inlined(part: Any) -> Any:
         match part:
@@ -238,4 +268,5 @@ def openapi_body() -> dict[str, Any]:
             case _:
                 return part
 
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined(schema)}}}}
+    whole: dict[str, Any] = inlined(schema)
+    return whole
