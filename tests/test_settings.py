@@ -34,6 +34,7 @@ SET: dict[str, tuple[str, Any]] = {
     "token": ("secret", SecretStr("secret")),
     "metrics_auth": ("true", True),
     "cors_origins": ("https://studio.example, http://localhost:3000", "https://studio.example, http://localhost:3000"),
+    "sdapi": ("true", True),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
     "log_prompts": ("true", True),

@@ -20,7 +20,8 @@ MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 
 @pytest.mark.guard(7200)
 def test_whatever_is_asked_of_every_operation(report: Report, leaving: list[ServedWorker]) -> None:
-    worker = ServedWorker(limits=smaller(queue_capacity=10_000, retained_jobs=50))  # a short memory, for many jobs
+    # A short memory, for many jobs.
+    worker = ServedWorker(limits=smaller(queue_capacity=10_000, retained_jobs=50), sdapi=True)
     seen: Counter[int] = Counter()
 
     def ask(case: Any) -> None:

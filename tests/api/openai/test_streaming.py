@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from tests.api.openai.conftest import client_of, eventually_cancelled, newest, picture
-from tests.fakes import FailsAtStep, StepByStep
+from tests.fakes import FailsAtStep, Paced, StepByStep
 from tests.serving import LEAKS, WAIT_S, ServedWorker
 
 Serve = Callable[..., ServedWorker]
@@ -96,15 +96,13 @@ def test_a_job_that_fails_ends_with_an_error(serve: Serve) -> None:
 
 
 def test_a_shutdown_ends_with_an_error(serve: Serve) -> None:
-    runner = StepByStep(allowed=10)
-    worker = serve(runner)
+    worker = serve(Paced(0.02))
     with client_of(worker) as client:
         stream = client.images.generate(
-            prompt="x", stream=True, partial_images=1, extra_body={"num_inference_steps": 20}
+            prompt="x", stream=True, partial_images=3, extra_body={"num_inference_steps": 150}
         )
         next(stream)
         worker.begin_shutdown()
-        runner.allow(5)
         with pytest.raises(openai.APIError) as ended:
             list(stream)
     assert ended.value.code == "draining"
