@@ -101,14 +101,14 @@ class ImageRequest(Strict):
         return {name: value for name, value in job.items() if value is not None}
 
 
-def as_params(asked: ImageRequest, facts: ModelFacts, limits: Limits) -> JobParams:
-    """The job's parameters. Raises ModelMismatch, InvalidRequest with this API's names, BodyTooLarge."""
+def as_params(asked: ImageRequest, pictures: dict[str, str], facts: ModelFacts, limits: Limits) -> JobParams:
+    """The job's parameters; `pictures` are fields of the job that had to be read first. Raises ModelMismatch, InvalidRequest with this API's names, BodyTooLarge."""
     if asked.model is not None and not names_model(asked.model, facts):
         raise ModelMismatch(NO_SUCH_MODEL)
     if faults := _at_odds(asked):
         raise InvalidRequest(*faults)
     try:
-        params = parse_job(json.dumps(asked.as_job(facts)).encode(), facts, limits)
+        params = parse_job(json.dumps(asked.as_job(facts) | pictures).encode(), facts, limits)
     except InvalidRequest as refused:
         raise InvalidRequest(*dict.fromkeys(_renamed(fault) for fault in refused.errors)) from None
     if params.preview is None:
@@ -135,4 +135,6 @@ def _at_odds(asked: ImageRequest) -> list[FieldFault]:
 
 
 def _renamed(fault: FieldFault) -> FieldFault:
+    if fault.field == "task":
+        return FieldFault("image", f"the loaded model cannot use it: its task {fault.message}")
     return FieldFault(NAMES.get(fault.field, fault.field.removeprefix("output.")), fault.message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -12,6 +13,8 @@ from starlette.responses import JSONResponse, Response
 from worker.api.body import field_faults, load_json, openapi_body, read_body
 from worker.api.ending import until_ended
 from worker.api.openai.bodies import NO_SUCH_MODEL, ImageRequest, as_params, names_model
+from worker.api.openai.edits import openapi_edit, read_edit
+from worker.api.openai.mask import white_where_transparent
 from worker.api.openai.stream import PictureStream
 from worker.api.openai.wire import Kind, model_json, pictures_json
 from worker.api.stream import StreamTimes
@@ -31,8 +34,8 @@ def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: Stre
     routes = APIRouter(tags=["openai"])
     created = int(time.time())
 
-    async def draw(request: Request, kind: Kind, asked: ImageRequest) -> Response:
-        params = as_params(asked, facts, service.limits)
+    async def draw(request: Request, kind: Kind, asked: ImageRequest, pictures: dict[str, str]) -> Response:
+        params = as_params(asked, pictures, facts, service.limits)
         trace_id, passed_on = read_trace(request)
         job, _ = service.submit(params, trace_id=trace_id)
         headers = {"X-Request-Id": job.id} | passed_on
@@ -56,7 +59,22 @@ def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: Stre
             asked = ImageRequest.model_validate_json(body)
         except ValidationError as invalid:
             raise InvalidRequest(*field_faults(invalid)) from None
-        return await draw(request, "image_generation", asked)
+        return await draw(request, "image_generation", asked, {})
+
+    @routes.post(
+        "/v1/images/edits",
+        summary="Draw pictures from a picture, as the OpenAI API has it",
+        response_class=Response,
+        responses=ANSWERS,
+        openapi_extra=openapi_edit(),
+    )
+    async def edit(request: Request) -> Response:
+        """As generations; with a mask, what is transparent in it is drawn again and the rest stays."""
+        asked = await read_edit(request, service.limits)
+        mask = asked.encoded_mask
+        if mask is not None:
+            mask = await asyncio.to_thread(white_where_transparent, mask, service.limits)
+        return await draw(request, "image_edit", asked, {} if mask is None else {"mask": mask})
 
     @routes.get("/v1/models", summary="List the loaded model, as the OpenAI API has it")
     async def list_models() -> dict[str, Any]:
