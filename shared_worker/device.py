@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,18 @@ def memory(device: Device) -> tuple[int | None, int | None]:
     return torch.mps.recommended_max_memory(), torch.mps.driver_allocated_memory()
 
 
+def free_bytes(device: Device) -> int | None:
+    """What can still be taken on the device without anything being put out; None where it cannot be told.
+
+    On the CPU that is what the machine has available, within what the process's control group may have.
+    """
+    if device.backend == "cpu":
+        told = [free for free in (_available_bytes(), _group_bytes()) if free is not None]
+        return min(told, default=None)
+    total, used = memory(device)
+    return None if total is None or used is None else total - used
+
+
 def _processor() -> str:
     return _processor_line("model name") or platform.processor() or platform.machine()
 
@@ -101,3 +114,24 @@ def _process_bytes() -> int | None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         return None
+
+
+def _available_bytes() -> int | None:
+    """The kernel's estimate, with what it can take back from caches; Linux alone."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _group_bytes(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What is left of a container's limit, with file caches counted as left; None without a limit (cgroup v2 alone)."""
+    try:
+        limit, current = int((group / "memory.max").read_text()), int((group / "memory.current").read_text())
+        caches = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):  # "max" is no number: there is no limit
+        return None
+    return max(0, limit - current + int(caches.group(1) if caches else 0))

@@ -138,6 +138,17 @@ class Instant:
         """Hold nothing back any more."""
 
 
+class Warns(Instant):
+    """Has something to say of every job."""
+
+    def __init__(self, *warnings: str) -> None:
+        super().__init__()
+        self._warnings = warnings
+
+    def open(self, params: JobParams) -> list[Sketch]:
+        return [replace(sketch, warnings=self._warnings) for sketch in super().open(params)]
+
+
 class DrawsNoise(Instant):
     """Pictures that no format can make smaller."""
 

@@ -76,8 +76,12 @@ ROOMS = (
     Room("worker/engine/sampling", ("numpy", "torch")),
     Room(
         "worker/models",
-        ("torch", "diffusers", "transformers", "shared_worker.device", "worker.errors", "worker.jobs.params"),
+        (
+            *("torch", "diffusers", "transformers", "safetensors"),
+            *("shared_worker.device", "worker.errors", "worker.jobs.params"),
+        ),
         may_not=("asyncio",),
+        only_in={"safetensors": "/conversion.py"},
     ),
     Room(
         "worker/models/builtin",
@@ -192,7 +196,8 @@ def test_no_file_is_long() -> None:
         ("worker.jobs.service", ("pydantic", "starlette", "numpy", "torch")),
         ("worker.engine.engine", ("torch", "fastapi", "starlette", "uvicorn", "pydantic", "asyncio")),
         ("worker.engine.denoiser", ("fastapi", "starlette", "uvicorn", "pydantic", "diffusers", "transformers")),
-        ("worker.models.registry", ("torch", "diffusers", "transformers")),
+        ("worker.models.registry", ("torch", "diffusers", "transformers", "safetensors", "numpy")),
+        ("worker.models.inspect", ("torch", "diffusers", "transformers", "safetensors", "numpy")),
         ("worker.demo.run", ("torch", "fastapi", "worker.main", "worker.engine")),
         ("benches.speed.cli", ("torch", "matplotlib", "litserve", "httpx", "fastapi")),
         ("benches.speed.serving.equal_jobs", ("torch", "matplotlib", "litserve", "fastapi")),

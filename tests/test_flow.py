@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from tests.real import Worker, start, stop
 
@@ -22,8 +23,13 @@ JOB_S = 120.0
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[Worker]:
-    worker = start()
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """With two textual-inversion embeddings, of which one is of the built-in model's width."""
+    folder = tmp_path_factory.mktemp("embeddings")
+    vectors = np.random.default_rng(3).normal(size=(2, 128)).astype(np.float32)
+    save_file({"emb_params": vectors}, folder / "zorgle.safetensors")
+    save_file({"emb_params": vectors[:, :64].copy()}, folder / "narrow.safetensors")
+    worker = start("--embedding-dir", str(folder))
     try:
         worker.wait_until_ready()
         yield worker
@@ -120,6 +126,31 @@ def test_any_text_at_all_is_drawn(worker: Worker) -> None:
     for prompt in ("🦓 zébra \r\n\t id: 7", "word " * 400, "\u2028"):
         seen, _ = draw(worker, prompt=prompt, steps=1)
         assert seen[-1][1] == "completed"
+
+
+def test_prompts_have_weights_any_length_and_embeddings(worker: Worker) -> None:
+    info = httpx.get(f"{worker.url}/v1/info").json()
+    assert info["embeddings"] == [
+        {"name": "narrow", "vectors": 2, "fits": False},
+        {"name": "zorgle", "vectors": 2, "fits": True},
+    ]
+    usual = {"seed": 3, "steps": 3, "negative_prompt": "blue BREAK green"}
+    prompts = ("a red circle", "a (red:1.5) circle", "a red circle" + ", on a white background" * 20, "a Zorgle circle")
+    pictures = []
+    for prompt in prompts:
+        seen, picture = draw(worker, prompt=prompt, **usual)
+        assert seen[-1][2]["warnings"] == []
+        pictures.append(picture.tobytes())
+    assert len(set(pictures)) == len(prompts)
+    seen, _ = draw(worker, prompt="a narrow (circle:99)", negative_prompt="narrow", steps=1)
+    told = "the embedding narrow does not fit the model; its name was read as text"
+    assert seen[-1][2]["warnings"] == [
+        "prompt: a weight beyond 10 was taken as 10",
+        f"prompt: {told}",
+        f"negative_prompt: {told}",
+    ]
+    job = httpx.get(f"{worker.url}/v1/jobs/{seen[-1][2]['job_id']}").json()
+    assert job["warnings"] == seen[-1][2]["warnings"]
 
 
 class Orchestrator:

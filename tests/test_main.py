@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from shared_worker.device import Backend
+from tests.models.files import write_zeros
 from worker import __version__
 from worker.main import run
 
@@ -78,6 +80,8 @@ def model(tmp_path: Path) -> Path:
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(value))
+    for part in ("unet", "vae"):
+        write_zeros(folder / part / "diffusion_pytorch_model.safetensors", {"conv_in.weight": (32, 4, 3, 3)})
     return folder
 
 
@@ -126,6 +130,45 @@ def test_token_file_without_tokens(refusal: Refusal, tmp_path: Path) -> None:
 
 def test_no_model(refusal: Refusal) -> None:
     assert refusal("--model", "/nowhere") == "no diffusers model folder: model_index.json is not there"
+
+
+def test_a_model_of_another_checksum(refusal: Refusal, model: Path) -> None:
+    assert refusal("--model", str(model), "--model-sha256", "7") == (
+        "--model-sha256 is no SHA-256: that has 64 hexadecimal digits"
+    )
+    said = refusal("--model", str(model), "--model-sha256", "0" * 64)
+    assert said.startswith("the model is not the one that --model-sha256 names: its checksum is ")
+
+
+def test_configurations_for_a_folder(refusal: Refusal, model: Path) -> None:
+    said = refusal("--model", str(model), "--model-config", str(model))
+    assert said == "--model-config is for a model in one file; a folder describes itself"
+
+
+def test_a_model_too_large_for_the_machine(refusal: Refusal, model: Path) -> None:
+    # 4 TB of zeros that take no room on disk.
+    write_zeros(model / "unet/diffusion_pytorch_model.safetensors", {"conv_in.weight": (10**6, 10**6)}, dtype="F32")
+    said = refusal("--model", str(model), "--dtype", "bfloat16")
+    assert re.fullmatch(r"not enough memory: .* 2000\.0 GB in bfloat16, and \d+\.\d GB are free", said)
+
+
+def test_inspect_says_what_a_folder_is(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("cpu", ["inspect", str(model)]) == 0
+    assert capfd.readouterr().out.startswith("model: checkpoint (sd 1.x)")
+
+
+def test_inspect_of_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("cuda", ["inspect", "/nowhere"]) == 2
+    said = capfd.readouterr()
+    assert (said.out, said.err) == (
+        "",
+        "sd-worker-cuda inspect: no diffusers model folder: model_index.json is not there\n",
+    )
+
+
+def test_embeddings_that_are_no_folder(refusal: Refusal, model: Path) -> None:
+    said = refusal("--model", str(model), "--embedding-dir", str(model / "model_index.json"))
+    assert said == "--embedding-dir is no folder"
 
 
 def test_port_in_use(refusal: Refusal, model: Path) -> None:

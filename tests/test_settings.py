@@ -14,6 +14,8 @@ from worker.settings import ENVIRONMENT_ONLY, Settings, read_settings
 
 SET: dict[str, tuple[str, Any]] = {
     "model": ("/models/sd15", "/models/sd15"),
+    "model_configuration": ("/models/sd15-configs", "/models/sd15-configs"),
+    "model_sha256": ("ab" * 32, "ab" * 32),
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("0", 0),
     "worker_id": ("gpu-7", "gpu-7"),
@@ -35,6 +37,7 @@ SET: dict[str, tuple[str, Any]] = {
     "metrics_auth": ("true", True),
     "cors_origins": ("https://studio.example, http://localhost:3000", "https://studio.example, http://localhost:3000"),
     "sdapi": ("true", True),
+    "embedding_dir": ("/embeddings", Path("/embeddings")),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
     "log_prompts": ("true", True),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared_worker.auth import Tokens, is_loopback
 from shared_worker.contract import WorkerInfo
-from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory, usual_dtype
+from shared_worker.device import Backend, Device, NoSuchDevice, find_device, free_bytes, memory, usual_dtype
 from shared_worker.no_heartbeat import NoHeartbeat
 from worker import __version__, logs
 from worker.allocator import keep_freed_memory
@@ -69,9 +69,17 @@ def mps() -> int:
 
 
 def run(backend: Backend, arguments: Sequence[str] | None = None) -> int:
-    """Serve until stopped; returns the exit status: 0 after a drain, 1 if the engine failed, 2 if it cannot start."""
+    """Serve until stopped; returns the exit status: 0 after a drain, 1 if the engine failed, 2 if it cannot start.
+
+    With `inspect` as its first argument it says what a file is instead.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["inspect"]:
+        from worker.models import inspect
+
+        return inspect.main(given[1:], program=f"sd-worker-{backend} inspect")
     try:
-        settings = read_settings(backend, list(sys.argv[1:] if arguments is None else arguments))
+        settings = read_settings(backend, given)
         return _serve(settings, backend)
     except StartError as error:
         print(f"sd-worker-{backend}: {error.detail}", file=sys.stderr)
@@ -97,7 +105,12 @@ def _serve(settings: Settings, backend: Backend) -> int:
         dtype=None if settings.dtype == "auto" else settings.dtype,
         usual_dtype=usual_dtype(device),
         samplers=tuple(sorted([*sampling.SAMPLERS, *SCHEDULERS])),
+        config=settings.model_configuration,
+        sha256=settings.model_sha256,
+        free_bytes=free_bytes(device),
     )
+    if settings.embedding_dir is not None:
+        checkpoint = checkpoint.with_embeddings(settings.embedding_dir)
     journal = _journal(settings, checkpoint)
     with contextlib.closing(journal):
         listener = listen(settings.host, settings.port)
@@ -192,8 +205,9 @@ async def _run(
     gc.disable()  # until the model is loaded: what imports make stays, and looking through it takes a fifth of the time
     engine.start()
     beside = [asyncio.create_task(heartbeat.run()), asyncio.create_task(service.keep_house())]
+    told = f"loading; {checkpoint.source.told}" if checkpoint.source.told else "loading"
     print(
-        f"sd-worker-{device.backend} {__version__}: {checkpoint.facts.id} on {device.name}, {url} (loading)",
+        f"sd-worker-{device.backend} {__version__}: {checkpoint.facts.id} on {device.name}, {url} ({told})",
         file=sys.stderr,
         flush=True,
     )

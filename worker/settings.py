@@ -26,7 +26,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    model: str = Field("builtin", description="'builtin' or a diffusers folder")
+    model: str = Field("builtin", description="'builtin', a diffusers folder, or a checkpoint in one safetensors file")
+    model_configuration: str | None = Field(
+        None,
+        description="where a checkpoint in one file has its configurations and tokenizer from: a diffusers folder, or "
+        "a kind that ships with the worker, such as sdxl-turbo (default: the kind that the file shows itself to be)",
+    )
+    model_sha256: str | None = Field(
+        None, description="checksum that the model's weights must have; 'inspect --sha256' tells a model's"
+    )
     host: str = Field("127.0.0.1", description="address to listen on; any other than loopback needs a token")
     port: int = Field(8600, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     worker_id: str = Field(default_factory=socket.gethostname, description="name of this worker", max_length=200)
@@ -48,6 +56,9 @@ class Settings(BaseSettings):
     )
     advertise_url: HttpUrl | None = Field(
         None, description="what heartbeats give as this worker's address (default: where it listens)"
+    )
+    embedding_dir: Path | None = Field(
+        None, description="folder of textual-inversion embeddings (safetensors), which prompts name as words"
     )
     state_dir: Path | None = Field(
         None, description="where accepted jobs and finished pictures are kept, so that they outlive the process"
@@ -78,7 +89,7 @@ ENVIRONMENT_ONLY = ("token", "orchestrator_token")
 CHOICES = ("dtype", "log_level", "log_format", "numerics")
 ORIGIN = re.compile(r"\*|https?://[^/\s,@?#]+")
 """RFC 6454, 6.2: scheme, host and port, without a path; or any at all."""
-OTHER_NAMES = {"orchestrator_url": "callback_url"}
+OTHER_NAMES = {"orchestrator_url": "callback_url", "model_configuration": "model_config"}
 
 
 def read_settings(backend: str, arguments: list[str]) -> Settings:
@@ -131,7 +142,8 @@ def _parser(backend: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"sd-worker-{backend}",
         description="Serves one Stable Diffusion model over HTTP and Server-Sent Events until it is stopped.",
-        epilog="Each flag can also be set in the environment, e.g. SDW_PORT=8600. The token goes by SDW_TOKEN or "
+        epilog="'inspect FILE' says what a checkpoint or an adapter is. "
+        "Each flag can also be set in the environment, e.g. SDW_PORT=8600. The token goes by SDW_TOKEN or "
         "--token-file, the orchestrator's by SDW_ORCHESTRATOR_TOKEN; never as a flag.",
         allow_abbrev=False,
     )

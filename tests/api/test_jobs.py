@@ -19,6 +19,7 @@ from tests.fakes import (
     OutOfMemory,
     Paced,
     StepByStep,
+    Warns,
 )
 from tests.serving import PROMPT, WAIT_S, ServedWorker, smaller
 from worker import errors
@@ -26,7 +27,8 @@ from worker import errors
 Serve = Callable[..., ServedWorker]
 
 JOB = {
-    "job_id", "sse_url", "status", "position", "eta_s", "progress", "params", "images", "error", "timings", "attempt",
+    "job_id", "sse_url", "status", "position", "eta_s", "progress", "params", "images", "error", "timings",
+    "warnings", "attempt",
     "created_at", "started_at", "finished_at", "labels",
 }  # fmt: skip
 PARAMS = {
@@ -123,6 +125,14 @@ def test_a_completed_job_tells_everything(instant: ServedWorker) -> None:
     assert moments == sorted(moments)
     for moment in moments:
         assert datetime.fromisoformat(moment).utcoffset() == timedelta(0)
+
+
+def test_what_was_not_done_as_asked_is_told(serve: Serve) -> None:
+    worker = serve(Warns("prompt: cut"))
+    job = worker.post(num_images=2)
+    *_, last = worker.stream(job["job_id"])
+    assert last.data["warnings"] == ["prompt: cut"]
+    assert worker.job(job["job_id"])["warnings"] == ["prompt: cut"]
 
 
 def test_a_seed_that_leaves_room_for_every_image_is_accepted(instant: ServedWorker) -> None:

@@ -57,7 +57,7 @@ def test_a_model_that_cannot_be_loaded_fails_the_waiting_jobs(serve: Serve) -> N
 
 def test_info(instant: ServedWorker) -> None:
     info = instant.client.get("/v1/info").json()
-    assert set(info) == {"worker", "model", "tasks", "samplers", "loras", "controls", "limits"}
+    assert set(info) == {"worker", "model", "tasks", "samplers", "loras", "controls", "embeddings", "limits"}
     assert set(info["worker"]) == {
         "id", "instance_id", "url", "model_id", "backend", "device", "status", "implementation", "version", "tasks",
         "queue", "memory",
@@ -79,7 +79,7 @@ def test_info(instant: ServedWorker) -> None:
     }
     assert info["tasks"] == ["text-to-image"]
     assert info["samplers"] == list(FACTS.samplers)
-    assert (info["loras"], info["controls"]) == ([], [])
+    assert (info["loras"], info["controls"], info["embeddings"]) == ([], [], [])
     assert info["limits"] == asdict(LIMITS) | {"queue_capacity": 1000}
 
 

@@ -35,7 +35,7 @@ IMAGE_KEYS = {"index", "url", "seed", "width", "height", "format", "bytes"}
 TIMING_KEYS = {"queue_s", "encode_s", "denoise_s", "decode_s", "total_s"}
 JOB_KEYS = {
     *("job_id", "sse_url", "status", "position", "eta_s", "progress", "params", "images", "error", "timings"),
-    *("attempt", "created_at", "started_at", "finished_at", "labels"),
+    *("warnings", "attempt", "created_at", "started_at", "finished_at", "labels"),
 }
 PREVIEW_KEYS = {"step", "steps", "image", "format", "width", "height"}
 FORMS: dict[str, tuple[Event, set[str]]] = {
@@ -43,7 +43,7 @@ FORMS: dict[str, tuple[Event, set[str]]] = {
     "started": (Started(1), {"attempt"}),
     "progress": (Progress(1, 3, 2.5), {"step", "steps", "percent", "eta_s"}),
     "preview": (Preview(1, 3, 16, 8, ImageFormat.JPEG, b"\xff\x00preview"), PREVIEW_KEYS),
-    "completed": (Completed((IMAGE,), TIMINGS), {"images", "timings"}),
+    "completed": (Completed((IMAGE,), TIMINGS, ("prompt: cut",)), {"images", "timings", "warnings"}),
     "failed": (Failed("nan_output", EVIL, False, TIMINGS), {"code", "message", "retriable"}),
     "cancelled": (Cancelled(CancelReason.TIMEOUT, TIMINGS), {"reason"}),
 }
@@ -98,11 +98,18 @@ def test_pictures_in_events() -> None:
 
     (picture,) = wire.event_data("job_1", Completed((IMAGE,), TIMINGS))["images"]
     assert set(picture) == IMAGE_KEYS
-    assert picture["url"] == f"/v1/jobs/{by_url.id}/images/1"
+    assert picture["url"] == "/v1/jobs/job_1/images/1"
     assert (picture["bytes"], picture["format"], picture["seed"]) == (8, "webp", 8)
     (picture,) = wire.event_data("job_1", Completed((IMAGE,), TIMINGS), inline=True)["images"]
     assert set(picture) == IMAGE_KEYS | {"image"}
     assert base64.b64decode(picture["image"], validate=True) == IMAGE.data
+
+
+def test_warnings_are_in_the_last_event_and_in_the_job() -> None:
+    completed = Completed((IMAGE,), TIMINGS, ("prompt: something", "negative_prompt: something"))
+    assert wire.event_data("job_1", completed)["warnings"] == list(completed.warnings)
+    assert wire.job_json(make_job(Started(1), completed))["warnings"] == list(completed.warnings)
+    assert wire.job_json(make_job(Started(1)))["warnings"] == []
 
 
 def test_progress_and_timings() -> None:

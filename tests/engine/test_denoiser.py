@@ -98,6 +98,20 @@ class Raises(Formula):
         raise self._error
 
 
+class LongTexts(Formula):
+    """A text of n words has n chunks of three tokens; each word is told."""
+
+    def encode_prompt(self, text: str) -> Conditioning:
+        chunks = [torch.full((1, 3, 2), float(len(word))) for word in text.split() or [""]]
+        return Conditioning({"hidden": torch.cat(chunks, dim=1)}, tuple(f"of {word}" for word in text.split()))
+
+    def predict(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        mean = conditioning["hidden"].mean(dim=1, keepdim=True).expand(-1, 3, -1)
+        return super().predict(latents, timesteps, {"hidden": mean})
+
+
 class FailsOnce(Formula):
     """Raises `error` in the next prediction, when it is armed."""
 
@@ -163,6 +177,38 @@ def test_drawings_of_one_size_share_a_key_whatever_else_they_ask() -> None:
     ):
         assert denoiser.open(other)[0].key == usual
     assert denoiser.open(small(width=64))[0].key != usual
+
+
+@pytest.mark.parametrize(("prompt", "negative"), [("aa bb cc", "d"), ("aa", "d e f"), ("aa bb", None)])
+def test_a_negative_prompt_of_another_length_is_a_row_of_the_same_call(prompt: str, negative: str | None) -> None:
+    denoiser = loaded(model := LongTexts())
+    [drawing] = denoiser.open(small(prompt=prompt, negative_prompt=negative, steps=2))
+    assert drawing.negative is not None
+    tokens = {tuple(one.tensors["hidden"].shape) for one in (drawing.prompt, drawing.negative)}
+    assert tokens == {(1, 3 * max(len(prompt.split()), len((negative or "").split())), 2)}
+    run(denoiser, drawing)
+    assert model.rows == [2, 2]
+
+
+def test_long_texts_and_short_ones_do_not_share_a_call() -> None:
+    denoiser = loaded(LongTexts())
+    asked = [("a b", "", 5), ("a", "b c", 5), ("a b", None, 1), ("a", None, 5), ("a", "b", 1)]
+    keys = [
+        denoiser.open(small(prompt=prompt, negative_prompt=negative, guidance_scale=scale))[0].key
+        for prompt, negative, scale in asked
+    ]
+    assert keys[0] == keys[1] == keys[2]
+    assert keys[3] == keys[4]
+    assert keys[0] != keys[3]
+
+
+def test_what_is_to_be_said_of_the_texts_goes_with_every_drawing() -> None:
+    denoiser = loaded(LongTexts())
+    guided = denoiser.open(small(prompt="a b", negative_prompt="c", num_images=2))
+    assert {drawing.warnings for drawing in guided} == {("prompt: of a", "prompt: of b", "negative_prompt: of c")}
+    [alone] = denoiser.open(small(prompt="a", negative_prompt="c", guidance_scale=1.0))
+    assert alone.warnings == ("prompt: of a",)
+    assert denoiser.open(small(prompt=""))[0].warnings == ()
 
 
 # Stepping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.engine.rig import Journal
-from tests.fakes import Instant, Sketch, make_params
+from tests.fakes import Instant, Sketch, Warns, make_params
 from worker.engine.outbox import Outbox
 from worker.engine.run import JobRun, Pictures
 from worker.jobs.events import Cancelled, CancelReason, Completed, Failed, Image, Progress, Timings
@@ -31,6 +31,12 @@ def test_a_job_is_as_far_as_its_slowest_image() -> None:
     run.drawings[1].step = 2
     assert run.step == 2
     assert (run.load.steps, run.load.images) == (3, 2)
+
+
+def test_what_its_images_say_is_said_once() -> None:
+    run: JobRun[Sketch] = JobRun(Work("job", make_params(num_images=2)))
+    run.opened(Warns("a", "b").open(run.work.params))
+    assert run.warnings == ("a", "b")
 
 
 def test_timings_add_up() -> None:

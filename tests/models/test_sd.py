@@ -117,7 +117,7 @@ def test_in_company_every_job_stays_what_it_is(
     jobs = [
         job(prompt="a red circle", sampler="euler", steps=6, seed=1),
         job(prompt="a large yellow star on the left", sampler="ddim", steps=9, seed=2, guidance_scale=2.5),
-        job(prompt="ring " * 100, sampler="dpmpp_2m", steps=11, seed=3, negative_prompt="blue"),
+        job(prompt="ring " * 75, sampler="dpmpp_2m", steps=11, seed=3, negative_prompt="blue"),
         job(prompt="", sampler="ddim", steps=7, seed=4, guidance_scale=1.0),
         job(prompt="🦓", sampler="dpmpp_2m", steps=4, seed=5, guidance_scale=9.0, num_images=2),
         job(prompt="a red circle", sampler="euler", steps=1, seed=6, guidance_scale=1.0),
@@ -140,7 +140,7 @@ def test_the_preview_map_is_fitted_to_the_vae(model: Model) -> None:
     generator = torch.Generator().manual_seed(7)
     pixels = torch.nn.functional.interpolate(2 * torch.rand(1, 3, 4, 4, generator=generator) - 1, size=(64, 64))
     small = torch.nn.functional.avg_pool2d(pixels, 2)[0].permute(1, 2, 0).numpy()
-    seen = preview.apply(model.encode(pixels)[0], colour_map)
+    seen = preview.apply(model.encode(pixels)[0][0], colour_map)
     assert correlation(seen, small) > 0.4, "of a VAE that was never trained"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +13,17 @@ import torch
 from diffusers import (
     AutoencoderKL,
     PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image as PillowImage
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.fakes import make_params
 from tests.schedulers import stock_scheduler
-from worker.jobs.params import JobParams
+from worker.jobs.params import JobParams, Picture, Task
 from worker.models.builtin.training.tokenizer import write_tokenizer
 
 SIDE_PX = 32
@@ -39,8 +44,8 @@ SCHEDULER_CONFIG = {
 """What Stable Diffusion 1.5 has in its folder: it does not say how timesteps are spaced."""
 
 
-def write_tiny(folder: Path) -> Path:
-    """Write the model into `folder`, always the same."""
+def write_tiny(folder: Path, *, takes_mask: bool = False) -> Path:
+    """Write the model into `folder`, always the same; as an inpainting model if it `takes_mask`."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         write_tokenizer(folder / "tokenizer")
@@ -58,6 +63,7 @@ def write_tiny(folder: Path) -> Path:
         )
         unet = UNet2DConditionModel(
             sample_size=SIDE_PX // 2,
+            in_channels=9 if takes_mask else 4,
             block_out_channels=(32, 64),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -82,7 +88,9 @@ def write_tiny(folder: Path) -> Path:
                 if "attn2" in name:
                     parameter *= 3
             vae.decoder.conv_out.weight *= 4
-        StableDiffusionPipeline(
+            vae.encoder.conv_out.weight *= 20
+        kind = StableDiffusionInpaintPipeline if takes_mask else StableDiffusionPipeline
+        kind(
             vae=vae,
             text_encoder=CLIPTextModel(text),
             tokenizer=tokenizer,
@@ -97,30 +105,69 @@ def write_tiny(folder: Path) -> Path:
     return folder
 
 
-def load_stock(folder: Path) -> StableDiffusionPipeline:
+STOCK = {
+    Task.TEXT_TO_IMAGE: StableDiffusionPipeline,
+    Task.IMAGE_TO_IMAGE: StableDiffusionImg2ImgPipeline,
+    Task.INPAINTING: StableDiffusionInpaintPipeline,
+}
+
+
+def load_stock(folder: Path, task: Task = Task.TEXT_TO_IMAGE) -> Any:
     """The pipeline that everything is held against."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline = STOCK[task].from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def by_stock(pipeline: StableDiffusionPipeline, asked: JobParams, index: int = 0) -> npt.NDArray[np.uint8]:
-    """Image `index` of a job as the stock pipeline draws it.  # [H, W, 3]"""
+def by_stock(pipeline: Any, asked: JobParams, index: int = 0) -> npt.NDArray[np.uint8]:
+    """Image `index` of a job as the stock pipeline draws it, whose parts are taken for any task.  # [H, W, 3]"""
+    size = {"width": asked.width, "height": asked.height}
+    if asked.image is not None:
+        pictures = {"image": pil(asked.image), "strength": asked.strength}
+        if asked.mask is None:
+            size = {}
+        else:
+            pictures["mask_image"] = pil(asked.mask)
+        size |= pictures
     before = pipeline.scheduler
     pipeline.scheduler = stock_scheduler(asked.sampler, before.config)
     try:
         images = pipeline(
             asked.prompt,
             negative_prompt=asked.negative_prompt,
-            width=asked.width,
-            height=asked.height,
             num_inference_steps=asked.steps,
             guidance_scale=asked.guidance_scale,
             generator=torch.Generator("cpu").manual_seed(asked.seed + index),
+            **size,
         ).images
     finally:
         pipeline.scheduler = before
     return np.asarray(images[0])
+
+
+def picture(image: PillowImage.Image, form: str = "PNG") -> Picture:
+    """As a client would send it."""
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return Picture(image.width, image.height, len(buffer.getvalue()), buffer.getvalue())
+
+
+def pil(sent: Picture) -> PillowImage.Image:
+    return PillowImage.open(io.BytesIO(sent.data))
+
+
+def scene(width: int = SIDE_PX, height: int = SIDE_PX) -> Picture:
+    """A picture to begin with: bars of colours that run into each other."""
+    y, x = np.mgrid[0:height, 0:width]
+    colours = np.stack([x * 255 / width, y * 255 / height, 128 + 127 * np.sin(x / 3)], axis=-1)
+    return picture(PillowImage.fromarray(colours.astype(np.uint8)))
+
+
+def half_mask(width: int = SIDE_PX, height: int = SIDE_PX) -> Picture:
+    """White on the right half."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, width // 2 :] = 255
+    return picture(PillowImage.fromarray(mask))
 
 
 def job(**changes: object) -> JobParams:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from shared_worker.device import Backend, Device, NoSuchDevice, find_device, memory, usual_dtype
+from shared_worker.device import (
+    Backend,
+    Device,
+    NoSuchDevice,
+    _group_bytes,
+    find_device,
+    free_bytes,
+    memory,
+    usual_dtype,
+)
 
 WITHOUT_TORCH = """
 import sys
@@ -56,6 +66,7 @@ def test_cuda_by_index(torch: SimpleNamespace) -> None:
     assert device == Device("cuda", "cuda:1", "GPU 1")
     assert memory(device) == (40, 30)
     assert memory(find_device("cuda")) == (100, 70)
+    assert (free_bytes(device), free_bytes(find_device("cuda"))) == (10, 30)
 
 
 def test_mps(torch: SimpleNamespace) -> None:
@@ -63,6 +74,7 @@ def test_mps(torch: SimpleNamespace) -> None:
     assert (device.backend, device.torch_name) == ("mps", "mps")
     assert device.name
     assert memory(device) == (64, 8)
+    assert free_bytes(device) == 56
 
 
 @pytest.mark.parametrize(
@@ -89,3 +101,27 @@ def test_half_precision_is_usual_where_the_device_has_units_for_it() -> None:
         assert usual_dtype(cpu, {"fpu", unit}) == "bfloat16"
     assert usual_dtype(Device("cuda", "cuda:0", "a GPU"), set()) == "float16"
     assert usual_dtype(cpu) in ("float32", "bfloat16")
+
+
+def test_what_is_free_on_the_cpu_is_within_the_machine() -> None:
+    device = find_device("cpu")
+    total, _ = memory(device)
+    free = free_bytes(device)
+    assert total is not None
+    assert free is not None
+    assert 0 < free < total
+
+
+def test_a_container_has_what_its_limit_leaves(tmp_path: Path) -> None:
+    assert _group_bytes(tmp_path) is None
+    for name, text in (
+        ("memory.current", "700\n"),
+        ("memory.stat", "anon 1\ninactive_file 50\n"),
+        ("memory.max", "max\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    assert _group_bytes(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert _group_bytes(tmp_path) == 350
+    (tmp_path / "memory.max").write_text("600\n")
+    assert _group_bytes(tmp_path) == 0

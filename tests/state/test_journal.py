@@ -32,7 +32,7 @@ PICTURES = (Image(0, 1, 64, 64, ImageFormat.PNG, b"first"), Image(1, 2, 64, 64, 
 LIVES: dict[str, tuple[Event, ...]] = {
     "waiting": (),
     "running": (Started(1), Progress(1, 4, 0.5), Preview(1, 4, 8, 8, ImageFormat.JPEG, b"gone"), Progress(2, 4, None)),
-    "completed": (Started(1), Completed(PICTURES, Timings(0.1, 0.2, 0.3, 0.4, 1.0))),
+    "completed": (Started(1), Completed(PICTURES, Timings(0.1, 0.2, 0.3, 0.4, 1.0), ("prompt: cut",))),
     "failed": (Started(1), Failed("nan_output", "no numbers", True, Timings(total_s=2.0))),
     "cancelled": (Cancelled(CancelReason.TIMEOUT, Timings(queue_s=1.0)),),
 }
@@ -140,6 +140,7 @@ def test_what_was_forgotten_in_the_last_moment_comes_back(journal: SqliteJournal
     (kept,) = again.restore().jobs
     again.close()
     assert kept.job.images == PICTURES
+    assert kept.job.warnings == ("prompt: cut",)
 
 
 def test_only_so_many_forgotten_ids_are_kept(

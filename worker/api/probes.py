@@ -57,7 +57,7 @@ def router(
     async def info() -> dict[str, Any]:
         """The worker, its model and defaults, tasks, samplers and limits."""
         model = asdict(facts)
-        tasks, samplers = model.pop("tasks"), model.pop("samplers")
+        tasks, samplers, embeddings = model.pop("tasks"), model.pop("samplers"), model.pop("embeddings")
         return {
             "worker": worker_info().model_dump(mode="json"),
             "model": model,
@@ -65,6 +65,7 @@ def router(
             "samplers": list(samplers),
             "loras": [],
             "controls": [],
+            "embeddings": list(embeddings),
             "limits": asdict(service.limits),
         }
 

@@ -34,6 +34,7 @@ def job_json(job: Job, place: tuple[int, float | None] | None = None) -> Json:
         },
         "params": params_json(job.params),
         "images": [image_json(job.id, image) for image in job.images],
+        "warnings": list(job.warnings),
         "error": failure and {"code": failure.code, "message": failure.message, "retriable": failure.retriable},
         "timings": timings_json(job.timings),
         "attempt": job.attempt,
@@ -129,11 +130,11 @@ def event_data(job_id: str, event: Event, *, inline: bool = False) -> Json:
         case Preview(step, steps, width, height, form, content):
             picture = {"image": _base64(content), "format": form.value, "width": width, "height": height}
             return data | {"step": step, "steps": steps} | picture
-        case Completed(images, timings):
+        case Completed(images, timings, warnings):
             pictures = [
                 image_json(job_id, image) | ({"image": _base64(image.data)} if inline else {}) for image in images
             ]
-            return data | {"images": pictures, "timings": timings_json(timings)}
+            return data | {"images": pictures, "warnings": list(warnings), "timings": timings_json(timings)}
         case Failed(code, message, retriable):
             return data | {"code": code, "message": message, "retriable": retriable}
         case Cancelled(reason):

@@ -6,7 +6,7 @@ Knows tensors, samplers and guidance; knows nothing of queues, jobs' lives or an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from worker.engine import preview, sampling
+from worker.engine.beginning import Kept, Source
 from worker.engine.cache import Cache
 from worker.engine.device_errors import mapped_errors
 from worker.engine.device_memory import DeviceMemory
@@ -44,7 +45,10 @@ class LatentDrawing(Drawing):
     call: int = 0
     prompt: Conditioning
     negative: Conditioning | None
+    frame: Mapping[str, torch.Tensor]
+    """What its rows have beside the text.  # each [1, ...]"""
     guidance_scale: float
+    kept: Kept | None = None
 
     @property
     def latent(self) -> torch.Tensor:
@@ -100,44 +104,55 @@ class Denoiser:
 
     @torch.inference_mode()
     def open(self, params: JobParams) -> list[LatentDrawing]:
-        """One drawing an image: image k starts from the noise of seed + k, drawn on the CPU in fp32."""
+        """One drawing an image: image k takes all its noise from the generator of seed + k, on the CPU in fp32."""
         with mapped_errors():
-            plan = self._plans.get((params.sampler, params.steps))
+            model = self._model
+            plan = self._plans.get((params.sampler, params.steps, params.first_step))
             prompt = self._prompts.get(params.prompt)
-            guided = params.guidance_scale > 1.0
-            negative = self._prompts.get(params.negative_prompt or "") if guided else None
-            shape = self._model.latent_shape(params.width, params.height)
-            key = (shape, frozenset(one.key for one in (prompt, negative) if one is not None))
+            guided = model.guides(params.guidance_scale)
+            negative = self._prompts.get(params.negative_prompt) if guided else None
+            warnings = _warnings(prompt, negative)
+            if negative is not None and negative.key != prompt.key:
+                empty = self._prompts.get("")
+                prompt, negative = prompt.as_long_as(negative, empty), negative.as_long_as(prompt, empty)
+            width, height = _drawn_size(params, model.facts.multiple)
+            frame = dict(model.frame(width, height, params.guidance_scale))
+            source = Source(model, params, width, height)
+            shape = model.latent_shape(width, height)
             drawings = []
             for index in range(params.num_images):
                 generator = torch.Generator().manual_seed(params.seed + index)
-                noise = torch.randn((1, *shape), generator=generator)[0]
+                begun = source.begin(plan, generator)
+                own = frame if begun.masked is None else frame | {"masked": begun.masked.to(model.device)}
                 state = torch.zeros((plan.slots, *shape))
-                state[X] = noise * plan.initial_scale
+                state[X] = begun.latent
                 drawings.append(
                     LatentDrawing(
-                        key=key,
+                        key=_key(shape, own, prompt, negative),
                         rows=2 if guided else 1,
-                        pixels=params.width * params.height,
+                        pixels=width * height,
                         index=index,
                         seed=params.seed + index,
                         steps=plan.steps,
                         plan=plan,
-                        state=state.to(self._model.device),
+                        state=state.to(model.device),
                         generator=generator,
                         prompt=prompt,
                         negative=negative,
+                        frame=own,
+                        warnings=warnings,
                         guidance_scale=params.guidance_scale,
+                        kept=begun.kept and begun.kept.to(model.device),
                     )
                 )
             return drawings
 
-    def _plan(self, asked: tuple[str, int]) -> Plan:
-        sampler, steps = asked
+    def _plan(self, asked: tuple[str, int, int]) -> Plan:
+        sampler, steps, first = asked
         if sampler in sampling.SAMPLERS:
-            return sampling.planner(sampler)(self._schedule, steps)
+            return sampling.planner(sampler)(self._schedule, steps, first)
         try:
-            return read_off(self._model.scheduler(sampler), self._schedule, steps)
+            return read_off(self._model.scheduler(sampler), self._schedule, steps, first)
         except ValueError:
             raise InvalidInput(f"The sampler {sampler} does not make {steps} steps with this model") from None
 
@@ -156,11 +171,10 @@ class Denoiser:
             noise = _draw_noise(batch)
 
             rows = state[:, X] * scale[:, None, None, None]
-            conditionings = [one.prompt for one in batch] + [one.negative for one in batch if one.negative is not None]
-            tensors = {
-                name: torch.cat([conditioning.tensors[name] for conditioning in conditionings])
-                for name in conditionings[0].tensors
-            }
+            texts = [one.prompt for one in batch] + [one.negative for one in batch if one.negative is not None]
+            frames = [one.frame for one in batch] + [batch[k].frame for k in guided]
+            seen = [{**text.tensors, **frame} for text, frame in zip(texts, frames, strict=True)]
+            tensors = {name: torch.cat([row[name] for row in seen]) for name in seen[0]}
             if guided:
                 rows = torch.cat([rows, rows[guided]])
                 timesteps = torch.cat([timesteps, timesteps[guided]])
@@ -176,6 +190,10 @@ class Denoiser:
             following = advance(state, prediction, None if noise is None else noise.to(device), table)
 
             for drawing, its_state in zip(batch, following.unbind(), strict=True):
+                if drawing.kept is not None:
+                    after = drawing.call + 1
+                    signal, level = float(drawing.plan.signal[after]), float(drawing.plan.level[after])
+                    its_state[X] = drawing.kept.put_back(its_state[X], signal, level)
                 drawing.state = its_state[: drawing.plan.slots]
                 drawing.noise = None
                 drawing.step = int(drawing.plan.steps_done[drawing.call])
@@ -201,8 +219,8 @@ class Denoiser:
             facts, device = self._model.facts, self._model.device
             latents = torch.randn((rows, *self._model.latent_shape(facts.width, facts.height))).to(device)
             timesteps = torch.full((rows,), 500.0, device=device)
-            prompt = self._model.encode_prompt("")
-            tensors = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in prompt.tensors.items()}
+            seen = {**self._model.encode_prompt("").tensors, **self._frame_of_nothing()}
+            tensors = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in seen.items()}
             took_s = 0.0
 
             def call() -> None:
@@ -213,6 +231,15 @@ class Denoiser:
 
             fitting = self._memory.rows_that_fit(rows, call)
             return took_s, fitting
+
+    def _frame_of_nothing(self) -> dict[str, torch.Tensor]:
+        """What a row of the model's own size has beside the text."""
+        facts = self._model.facts
+        frame = dict(self._model.frame(facts.width, facts.height, facts.guidance_scale))
+        if self._model.takes_mask:
+            channels, *place = self._model.latent_shape(facts.width, facts.height)
+            frame["masked"] = torch.zeros((1, 1 + channels, *place), device=self._model.device)
+        return frame
 
     @torch.inference_mode()
     def preview(self, drawing: LatentDrawing) -> Pixels:
@@ -233,6 +260,28 @@ class Denoiser:
             scaled = (pixels[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1) * 255
             finished: Pixels = scaled.round().to(torch.uint8).cpu().numpy()
             return finished
+
+
+def _drawn_size(params: JobParams, multiple: int) -> tuple[int, int]:
+    """Width and height as the model can draw them: those that were asked for, or the nearest."""
+
+    def nearest(side: int) -> int:
+        return multiple * max(1, (side + multiple // 2) // multiple)
+
+    return nearest(params.width), nearest(params.height)
+
+
+def _key(
+    shape: tuple[int, ...], frame: Mapping[str, torch.Tensor], prompt: Conditioning, negative: Conditioning | None
+) -> Hashable:
+    texts = frozenset(one.key for one in (prompt, negative) if one is not None)
+    return shape, texts, frozenset((name, tuple(tensor.shape)) for name, tensor in frame.items())
+
+
+def _warnings(prompt: Conditioning, negative: Conditioning | None) -> tuple[str, ...]:
+    """What is to be said of the texts, each with the name of its field."""
+    told = [f"prompt: {one}" for one in prompt.warnings]
+    return (*told, *(f"negative_prompt: {one}" for one in (negative.warnings if negative else ())))
 
 
 def _stack_states(batch: Sequence[LatentDrawing], slots: int) -> torch.Tensor:

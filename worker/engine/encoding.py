@@ -51,10 +51,13 @@ def describe_parameters(params: JobParams, seed: int, model_id: str) -> str:
     lines = [params.prompt]
     if params.negative_prompt:
         lines.append(f"Negative prompt: {params.negative_prompt}")
-    lines.append(
-        f"Steps: {params.steps}, Sampler: {params.sampler}, CFG scale: {params.guidance_scale:g}, Seed: {seed}, "
-        f"Size: {params.width}x{params.height}, Model: {model_id}"
-    )
+    settings = [
+        f"Steps: {params.steps}, Sampler: {params.sampler}, CFG scale: {params.guidance_scale:g}, Seed: {seed}",
+        f"Size: {params.width}x{params.height}, Model: {model_id}",
+    ]
+    if params.strength is not None:
+        settings.append(f"Denoising strength: {params.strength:g}")
+    lines.append(", ".join(settings))
     return "\n".join(lines)
 
 

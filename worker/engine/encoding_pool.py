@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from worker.engine import encoding
+from worker.engine.composing import compose
 from worker.engine.outbox import Outbox
 from worker.engine.run import JobRun
 from worker.engine.runner import Drawing, Pixels
@@ -50,9 +51,10 @@ class EncodingPool:
         params = run.work.params
 
         def encode() -> Image:
-            height, width = pixels.shape[:2]
+            composed = compose(pixels, params)
+            height, width = composed.shape[:2]
             text = encoding.describe_parameters(params, drawing.seed, self._model_id)
-            data = encoding.encode_image(pixels, params.output, text if params.output.metadata else None)
+            data = encoding.encode_image(composed, params.output, text if params.output.metadata else None)
             return Image(drawing.index, drawing.seed, width, height, params.output.format, data)
 
         self._submit(run, encode)
@@ -74,6 +76,6 @@ class EncodingPool:
                 self._outbox.send(run, run.failure(error))
             else:
                 if images is not None:
-                    self._outbox.send(run, Completed(images, run.final_timings()))
+                    self._outbox.send(run, Completed(images, run.final_timings(), run.warnings))
 
         self._pool.submit(work)

@@ -32,7 +32,7 @@ def fit(model: Model) -> torch.Tensor:
         patches = 2 * torch.rand((1, 3, PATCHES, PATCHES), generator=generator) - 1
         mode = "nearest" if probe % 2 else "bilinear"
         pixels = torch.nn.functional.interpolate(patches, size=(PROBE_PX, PROBE_PX), mode=mode)
-        latent = model.encode(pixels.to(model.device)).float().cpu()
+        latent = model.encode(pixels.to(model.device))[0].float().cpu()
         rows.append(torch.cat([latent[0].flatten(1).T, torch.ones(height * width, 1)], dim=1))
         colours.append(torch.nn.functional.adaptive_avg_pool2d(pixels, (height, width))[0].flatten(1).T)
     solution: torch.Tensor = torch.linalg.lstsq(torch.cat(rows), torch.cat(colours)).solution

@@ -27,6 +27,7 @@ class JobRun(Generic[D]):
         self.work = work
         self.ended = False
         self.drawings: list[D] = []
+        self.warnings: tuple[str, ...] = ()
         self.reported_step = 0
         self.previewed_step = 0
         self.undecoded = work.params.num_images
@@ -38,6 +39,7 @@ class JobRun(Generic[D]):
     def opened(self, drawings: list[D]) -> None:
         """Take the drawings; the text is encoded."""
         self.drawings = drawings
+        self.warnings = tuple(dict.fromkeys(warning for drawing in drawings for warning in drawing.warnings))
         self.denoising_since = time.monotonic()
         self.timings = replace(self.timings, encode_s=self.denoising_since - self.started_at)
 

@@ -27,7 +27,8 @@ class Drawing:
     """One image of one job on its way from noise to pixels. Drawings with equal keys can share a model call.
 
     `rows` is what it takes up in that call, each of `pixels`; `turn` when it last stepped (the engine's clock);
-    `job_left` the steps that all images of its job have still to do.
+    `job_left` the steps that all images of its job have still to do; `warnings` what its job must say, such as that
+    something of the prompt was not used.
     """
 
     key: Hashable
@@ -36,6 +37,7 @@ class Drawing:
     index: int
     seed: int
     steps: int
+    warnings: tuple[str, ...] = ()
     step: int = 0
     turn: int = 0
     job_left: int = 0

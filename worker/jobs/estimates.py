@@ -66,7 +66,7 @@ def load_of(params: JobParams | None) -> Load:
     if params is None:
         return Load(0, 0, 0)
     rows = (2 if params.guidance_scale > 1 else 1) * params.num_images
-    return Load(rows, params.steps, params.num_images)
+    return Load(rows, params.steps_drawn, params.num_images)
 
 
 def _least_first(loads: Iterable[Load]) -> list[Load]:

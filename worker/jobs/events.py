@@ -82,10 +82,11 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """All images are there."""
+    """All images are there; `warnings` say what was not done as it was asked."""
 
     images: tuple[Image, ...]
     timings: Timings
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

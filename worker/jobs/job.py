@@ -64,8 +64,9 @@ class Job:
         self.position: int | None = None
         self.eta_s: float | None = None
         self.told_at = 0.0
-        self.progress = Progress(0, params.steps, None)
+        self.progress = Progress(0, params.steps_drawn, None)
         self.images: tuple[Image, ...] = ()
+        self.warnings: tuple[str, ...] = ()
         self.failure: Failed | None = None
         self.timings = Timings()
         self.cancel_reason: CancelReason | None = None
@@ -89,7 +90,7 @@ class Job:
             case ((Status.QUEUED | Status.RUNNING), Queued(position, eta_s)):
                 if self.status is Status.RUNNING:
                     self.status, self.started_at = Status.QUEUED, None
-                    self.progress = Progress(0, self.params.steps, None)
+                    self.progress = Progress(0, self.params.steps_drawn, None)
                 self.position, self.eta_s = position, eta_s
                 self.told_at = time.monotonic()
             case Status.QUEUED, Started(attempt):
@@ -100,8 +101,8 @@ class Job:
                 self.progress, self.eta_s = event, event.eta_s
             case Status.RUNNING, Preview():
                 pass
-            case Status.RUNNING, Completed(images, timings):
-                self.images = images
+            case Status.RUNNING, Completed(images, timings, warnings):
+                self.images, self.warnings = images, warnings
                 self._end(Status.COMPLETED, timings, at)
             case ((Status.QUEUED | Status.RUNNING), Failed()):
                 self.failure = event
@@ -114,6 +115,7 @@ class Job:
 
     def _end(self, status: Status, timings: Timings, at: datetime) -> None:
         self.status, self.timings = status, timings
+        self.params = self.params.without_pictures()
         self.position = self.eta_s = None
         self.ended_at = time.monotonic() - (datetime.now(UTC) - at).total_seconds()
         self.finished_at = at

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -13,6 +13,11 @@ class Task(StrEnum):
     TEXT_TO_IMAGE = "text-to-image"
     IMAGE_TO_IMAGE = "image-to-image"
     INPAINTING = "inpainting"
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether it begins with a picture of the client's."""
+        return self is not Task.TEXT_TO_IMAGE
 
 
 class Priority(StrEnum):
@@ -62,8 +67,25 @@ class OutputParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that came with a job, encoded as it came; `width` and `height` are those of the picture upright.
+
+    `data` is let go of when the job has ended; `size_bytes` is what it was.
+    """
+
+    width: int
+    height: int
+    size_bytes: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class JobParams:
-    """Everything that decides a job's pictures, with every default filled in."""
+    """Everything that decides a job's pictures, with every default filled in.
+
+    `width` and `height` are those of the finished picture. `image`, and `strength`, are there for the tasks that begin
+    with a picture, `mask` for inpainting: white is painted anew.
+    """
 
     task: Task
     prompt: str
@@ -81,6 +103,35 @@ class JobParams:
     on_disconnect: OnDisconnect
     timeout_s: float
     labels: Mapping[str, str]
+    image: Picture | None = None
+    mask: Picture | None = None
+    strength: float | None = None
+
+    @property
+    def first_step(self) -> int:
+        """The step that drawing begins at: with a picture to begin with, those before it are not done."""
+        if self.strength is None:
+            return 0
+        return self.steps - min(self.steps, max(1, int(self.steps * self.strength)))
+
+    @property
+    def steps_drawn(self) -> int:
+        """How many steps are done."""
+        return self.steps - self.first_step
+
+    def without_pictures(self) -> JobParams:
+        """The same with the bytes of its pictures let go of."""
+        kept = {name: getattr(self, name) for name in ("image", "mask")}
+        return replace(self, **{name: one and replace(one, data=b"") for name, one in kept.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingFacts:
+    """A textual-inversion embedding by its name, which prompts use as a word, and whether it fits the model."""
+
+    name: str
+    vectors: int
+    fits: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +152,7 @@ class ModelFacts:
     sampler: str
     samplers: tuple[str, ...]
     tasks: tuple[Task, ...]
+    embeddings: tuple[EmbeddingFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +167,8 @@ class Limits:
     min_side_px: int = 64
     max_side_px: int = 2048
     max_pixels: int = 2048 * 2048
+    max_input_pixels: int = 4096 * 4096
+    """Of each picture that comes with a job."""
     max_steps: int = 150
     max_guidance_scale: float = 30.0
     max_images: int = 8

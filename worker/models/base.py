@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 
 from worker.jobs.params import ModelFacts
 
+MASKED = "masked"
+"""The conditioning of inpainting models: the mask, 1 where it is painted anew, over the latent of the picture with
+that part grey.  # [rows, 1 + C, h, w]"""
+
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """One prompt's encoding, as the denoiser takes it: tensors by name, each with one row.  # [1, ...]"""
+    """One prompt's encoding, as the denoiser takes it: tensors by name, each with one row.  # [1, ...]
+
+    `warnings` is what a job must say that uses it. `filler` is what lengthens it, if not the empty prompt's tensors.
+    """
 
     tensors: Mapping[str, torch.Tensor]
+    warnings: tuple[str, ...] = ()
+    filler: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def as_long_as(self, other: Conditioning, empty: Conditioning) -> Conditioning:
+        """Itself where no tensor of `other` has more tokens; else with those of `empty` appended.  # [1, tokens, width]
+
+        So a prompt and its negative prompt can be rows of one call.
+        """
+        lengthened = {}
+        for name, tensor in self.tensors.items():
+            more = other.tensors[name].shape[1] - tensor.shape[1] if tensor.ndim == 3 else 0
+            if more > 0:
+                chunk = self.filler.get(name, empty.tensors[name])
+                lengthened[name] = torch.cat([tensor, *[chunk] * (more // chunk.shape[1])], dim=1)
+        return replace(self, tensors={**self.tensors, **lengthened}) if lengthened else self
 
     @property
     def key(self) -> Hashable:
@@ -31,6 +53,9 @@ class Model(Protocol):
     dtype: torch.dtype
     scheduler_config: Mapping[str, Any]
     """The content of the checkpoint's `scheduler_config.json`."""
+    takes_mask: bool
+    """Whether `predict` wants `MASKED` among its conditioning; if not, what is not painted anew is put back into the
+    latents between the steps."""
 
     def scheduler(self, sampler: str) -> Any:
         """The diffusers scheduler behind a sampler that the engine has no formula for. Raises KeyError."""
@@ -38,8 +63,14 @@ class Model(Protocol):
     def latent_shape(self, width_px: int, height_px: int) -> tuple[int, int, int]:
         """(C, h, w) of the latent of a picture."""
 
-    def encode_prompt(self, text: str) -> Conditioning:
-        """A prompt or a negative prompt; an empty one is the unconditional."""
+    def guides(self, guidance_scale: float) -> bool:
+        """Whether guidance of this scale takes a second row, the negative prompt's."""
+
+    def encode_prompt(self, text: str | None) -> Conditioning:
+        """A prompt or a negative prompt; None is a negative prompt that was not given."""
+
+    def frame(self, width_px: int, height_px: int, guidance_scale: float) -> Mapping[str, torch.Tensor]:
+        """What every row of a picture has beside the text, as `Conditioning` has it.  # each [1, ...]"""
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]
@@ -49,8 +80,9 @@ class Model(Protocol):
         `latents`  # [rows, C, h, w] in fp32;  `timesteps`  # [rows];  `conditioning`  # each [rows, ...]
         """
 
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The clean latent, at its most likely  # [1, C, h, w], of pixels from -1 to 1.  # [1, 3, H, W]"""
+    def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the clean latent  # each [1, C, h, w], of pixels from -1 to 1.
+        # [1, 3, H, W]"""
 
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
         """Pixels from -1 to 1  # [1, 3, H, W], from one clean latent  # [1, C, h, w]; `precise` computes in fp32."""

@@ -1,34 +1,34 @@
-"""Which family a checkpoint is of, told from its configuration; a family is a line here and a file beside.
+"""The families that are served, each a line here and a file beside; and which of them a checkpoint is of.
 
-Reads JSON alone, so that the worker can say what it will serve before torch is imported.
+A checkpoint is known by what it is: its configuration, or its tensors' names and shapes. Never by its name. Nothing
+here imports torch, so that the worker can say what it will serve before it is there.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from worker.errors import ModelUnusable
 from worker.jobs.params import ModelFacts, Task
+from worker.models import checksum, contents
+from worker.models.checkpoint import DTYPES, Checkpoint, Source
+from worker.models.family import Anatomy, Family, Guidance
+from worker.models.folder import DiffusersFolder, read_json
+from worker.models.single_file import SingleFile
 
-if TYPE_CHECKING:
-    from shared_worker.device import Device
-    from worker.models.base import Model
+__all__ = ["BUILTIN", "DEFAULTS_FILE", "DTYPES", "FAMILIES", "Checkpoint", "identify", "read_json"]
 
 BUILTIN = Path(__file__).parent / "builtin" / "weights"
 DEFAULTS_FILE = "sd_worker.json"
 """Beside `model_index.json`: what a model's maker found best, by the names of a job's fields, and `dtype`."""
-DTYPES = ("float32", "bfloat16", "float16")
-CODE_OR_PICKLE = (".py", ".pyc", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 SCHEDULER_SAMPLERS = {
     "DDIMScheduler": "ddim",
     "EulerDiscreteScheduler": "euler",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "EulerAncestralDiscreteScheduler": "euler_a",
+    "FlowMatchEulerDiscreteScheduler": "flow_euler",
     "HeunDiscreteScheduler": "heun",
     "KDPM2DiscreteScheduler": "dpm2",
     "LCMScheduler": "lcm",
@@ -37,100 +37,173 @@ SCHEDULER_SAMPLERS = {
 }
 """A checkpoint's own scheduler is its default sampler, but for the old ones that took fifty steps."""
 
+ANY = (Task.TEXT_TO_IMAGE, Task.IMAGE_TO_IMAGE, Task.INPAINTING)
+REPAINT = (Task.INPAINTING,)
+EMBEDDED, UNGUIDED = Guidance.EMBEDDED, Guidance.NONE
 
-@dataclass(frozen=True)
-class Family:
-    """`pipeline` is what `model_index.json` calls itself; `loader` names the function that loads the weights."""
-
-    name: str
-    pipeline: str
-    loader: str
-    steps: int
-    guidance_scale: float
-    sampler: str
-    tasks: tuple[Task, ...]
+SD = "worker.models.sd:load"
+SD_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
+SDXL = "worker.models.sdxl:load"
+SDXL_PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
+SD3 = "worker.models.sd3:load"
+SD3_PIPELINES = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline")
+FLUX = "worker.models.flux:load"
+FLUX_PIPELINES = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
 
 
+def _is_sd2(it: Anatomy) -> bool:
+    return it.denoiser.get("cross_attention_dim") == 1024
+
+
+def _is_sd2_v(it: Anatomy) -> bool:
+    return _is_sd2(it) and it.v_prediction
+
+
+def _is_sd35(it: Anatomy) -> bool:
+    return bool(it.denoiser.get("qk_norm"))
+
+
+def _is_dev(it: Anatomy) -> bool:
+    return bool(it.denoiser.get("guidance_embeds"))
+
+
+def _any(it: Anatomy) -> bool:
+    return True
+
+
+def _repaints(it: Anatomy) -> bool:
+    return it.repaints
+
+
+def _few_steps(it: Anatomy) -> bool:
+    return it.few_steps
+
+
+# The first line that fits is the checkpoint's own. Sizes: where the configuration names none. Steps and guidance: what
+# the makers of the reference checkpoints give in their model cards.
 FAMILIES = (
-    Family("sd", "StableDiffusionPipeline", "worker.models.sd:load", 25, 7.5, "dpmpp_2m", (Task.TEXT_TO_IMAGE,)),
+    Family("sd", "inpainting", SD, SD_PIPELINES, _repaints, 512, 25, 7.5, "dpmpp_2m", REPAINT),
+    Family("sd", "few steps", SD, SD_PIPELINES, _few_steps, 512, 4, 1.0, "euler", ANY),
+    Family("sd", "2.x, v-prediction", SD, SD_PIPELINES, _is_sd2_v, 768, 25, 7.5, "dpmpp_2m", ANY),
+    Family("sd", "2.x", SD, SD_PIPELINES, _is_sd2, 512, 25, 7.5, "dpmpp_2m", ANY),
+    Family("sd", "1.x", SD, SD_PIPELINES, _any, 512, 25, 7.5, "dpmpp_2m", ANY),
+    Family("sdxl", "inpainting", SDXL, SDXL_PIPELINES, _repaints, 1024, 30, 5.0, "euler", REPAINT),
+    Family("sdxl", "few steps", SDXL, SDXL_PIPELINES, _few_steps, 1024, 4, 1.0, "euler", ANY),
+    Family("sdxl", "base", SDXL, SDXL_PIPELINES, _any, 1024, 30, 5.0, "euler", ANY),
+    Family("sd3", "3.5", SD3, SD3_PIPELINES, _is_sd35, 1024, 28, 4.5, "flow_euler", ANY, 256, flow=True),
+    Family("sd3", "3", SD3, SD3_PIPELINES, _any, 1024, 28, 7.0, "flow_euler", ANY, 256, flow=True),
+    Family("flux", "dev", FLUX, FLUX_PIPELINES, _is_dev, 1024, 28, 3.5, "flow_euler", ANY, 512, EMBEDDED, flow=True),
+    Family("flux", "schnell", FLUX, FLUX_PIPELINES, _any, 1024, 4, 0.0, "flow_euler", ANY, 256, UNGUIDED, flow=True),
 )
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A model folder that can be served."""
+def identify(
+    model: str,
+    *,
+    dtype: str | None,
+    samplers: tuple[str, ...],
+    usual_dtype: str = "float32",
+    config: str | None = None,
+    sha256: str | None = None,
+    free_bytes: int | None = None,
+) -> Checkpoint:
+    """The checkpoint that `--model` names, offered with those of `samplers` that draw it. Raises ModelUnusable.
 
-    folder: Path
-    family: Family
-    facts: ModelFacts
-
-    @property
-    def fingerprint(self) -> str:
-        """Tells this model from others of its name by the size of its denoiser."""
-        size = sum(path.stat().st_size for path in (self.folder / "unet").glob("*.safetensors"))
-        return f"{self.facts.id}, {size} bytes"
-
-    def load(self, device: Device, report: Callable[[float], None]) -> Model:
-        """Read the weights onto `device`. Slow; imports torch. Raises ModelUnusable."""
-        module, _, function = self.family.loader.partition(":")
-        load: Callable[[Checkpoint, Device, Callable[[float], None]], Model] = getattr(import_module(module), function)
-        return load(self, device, report)
-
-
-def identify(model: str, *, dtype: str | None, samplers: tuple[str, ...], usual_dtype: str = "float32") -> Checkpoint:
-    """The checkpoint that `--model` names, offered with those of `samplers`. Raises ModelUnusable.
-
-    Without `dtype` it computes in what its own defaults say, or else in `usual_dtype`.
+    Without `dtype` it computes in what its own defaults say, or else in `usual_dtype`. `config` is where a single
+    file's configurations come from; `sha256` the checksum that the weights must have; `free_bytes` what they must fit.
     """
-    folder = BUILTIN if model == "builtin" else Path(model)
-    index = read_json(folder, "model_index.json")
-    family = next((family for family in FAMILIES if family.pipeline == index.get("_class_name")), None)
-    if family is None:
-        raise ModelUnusable(f"{index.get('_class_name')!r} is not a pipeline that this worker serves")
-    _refuse_code(folder)
-    unet, vae = read_json(folder, "unet/config.json"), read_json(folder, "vae/config.json")
-    scheduler = read_json(folder, "scheduler/scheduler_config.json")
-    try:
-        multiple = 2 ** (len(vae["block_out_channels"]) - 1)
-        side = int(unet["sample_size"]) * multiple
-        if unet["in_channels"] != vae["latent_channels"]:
-            raise ModelUnusable("inpainting checkpoints are not served yet")
-        # Every level of the UNet but the last halves the latent.
-        granule = multiple * 2 ** (len(unet["block_out_channels"]) - 1)
-    except (KeyError, TypeError, ValueError):
-        raise ModelUnusable("the model's configuration lacks its sizes") from None
-    facts = {
-        "dtype": usual_dtype,
+    pinned = None if sha256 is None else checksum.expected(sha256)
+    source = open_source(model, config)
+    family = family_of(source)
+    source.refuse_code()
+    contents.refuse_foreign_classes(source)
+    facts = facts_of("builtin" if model == "builtin" else source.name, source, family, dtype or usual_dtype, samplers)
+    if dtype is not None:
+        facts = replace(facts, dtype=dtype)
+    weights = contents.weights_of(source, family, facts.dtype)
+    if free_bytes is not None:
+        contents.refuse_too_large(contents.needed_bytes(weights, facts.dtype), free_bytes, facts.dtype)
+    if pinned is not None:
+        checksum.refuse_another(pinned, source.checksum())
+    return Checkpoint(source, family, facts)
+
+
+def open_source(model: str, config: str | None = None) -> Source:
+    """The folder or the file that `--model` names. Raises ModelUnusable."""
+    path = BUILTIN if model == "builtin" else Path(model)
+    if path.is_file():
+        return SingleFile(path, config)
+    if config is not None:
+        raise ModelUnusable("--model-config is for a model in one file; a folder describes itself")
+    return DiffusersFolder(path)
+
+
+def facts_of(name: str, source: Source, family: Family, dtype: str, samplers: tuple[str, ...]) -> ModelFacts:
+    """What clients may know of a checkpoint: the family's defaults, changed by the maker's. Raises ModelUnusable."""
+    offered = family.samplers_among(samplers)
+    if not offered:
+        raise ModelUnusable(f"a {family.name} model needs a sampler of its own kind, and this worker has none")
+    side, multiple = sizes(family, source)
+    sampler = default_sampler(family, source)
+    facts: dict[str, Any] = {
+        "dtype": dtype,
         "width": side,
         "height": side,
         "steps": family.steps,
         "guidance_scale": family.guidance_scale,
-        "sampler": SCHEDULER_SAMPLERS.get(scheduler.get("_class_name", ""), family.sampler),
+        "sampler": next((name for name in (sampler, family.sampler) if name in offered), offered[0]),
     }
-    if (folder / DEFAULTS_FILE).exists():
-        facts |= _defaults(folder, samplers)
-    if dtype is not None:
-        facts["dtype"] = dtype
-    name = "builtin" if model == "builtin" else folder.resolve().name
-    offered = ModelFacts(id=name, family=family.name, multiple=granule, samplers=samplers, tasks=family.tasks, **facts)
-    return Checkpoint(folder, family, offered)
+    if source.has(DEFAULTS_FILE):
+        facts |= _defaults(source, offered)
+    return ModelFacts(id=name, family=family.name, multiple=multiple, samplers=offered, tasks=family.tasks, **facts)
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """One JSON object of a model folder. Raises ModelUnusable."""
+def family_of(source: Source) -> Family:
+    """The line that a checkpoint belongs to. Raises ModelUnusable."""
+    pipeline = source.pipeline
+    lines = [family for family in FAMILIES if pipeline in family.pipelines]
+    if not lines:
+        raise ModelUnusable(f"{pipeline!r} is not a pipeline that this worker serves")
+    part = lines[0].denoiser
+    it = Anatomy(str(pipeline), source.config(part), source.config("vae"), source.config("scheduler"))
     try:
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelUnusable(f"no diffusers model folder: {name} is not there") from None
-    except (OSError, ValueError):
-        raise ModelUnusable(f"{name} cannot be read as JSON") from None
-    if not isinstance(value, dict):
-        raise ModelUnusable(f"{name} does not hold a JSON object")
-    return value
+        found = next(family for family in lines if family.is_it(it))
+        channels, own = int(it.denoiser["in_channels"]), int(it.vae["latent_channels"])
+    except (KeyError, TypeError, ValueError):
+        raise ModelUnusable("the model's configuration lacks its sizes") from None
+    packed = 4 if found.name == "flux" else 1  # a token of FLUX is two by two places of the latent
+    if channels != packed * own and not it.repaints:
+        raise ModelUnusable(f"a denoiser of {channels} input channels on a latent of {own} is not served")
+    if it.denoiser.get("time_cond_proj_dim"):
+        raise ModelUnusable("a denoiser that takes its guidance as an input (time_cond_proj_dim) is not served")
+    if source.index.get("requires_aesthetics_score"):
+        raise ModelUnusable("a refiner draws no pictures of its own and is not served")
+    return found
 
 
-def _defaults(folder: Path, samplers: tuple[str, ...]) -> dict[str, Any]:
-    defaults = read_json(folder, DEFAULTS_FILE)
+def default_sampler(family: Family, source: Source) -> str:
+    """The one that stands for a checkpoint's own scheduler, or else its family's."""
+    return SCHEDULER_SAMPLERS.get(source.config("scheduler").get("_class_name", ""), family.sampler)
+
+
+def sizes(family: Family, source: Source) -> tuple[int, int]:
+    """(side, multiple) in pixels: the model's native side, and what width and height must be multiples of."""
+    denoiser, vae = source.config(family.denoiser), source.config("vae")
+    try:
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        if family.name == "flux":
+            return family.side_px, factor * 2  # its tokens are two by two
+        side = int(denoiser["sample_size"]) * factor
+        if family.flow:
+            return side, factor * int(denoiser["patch_size"])
+        # Every level of the UNet but the last halves the latent.
+        return side, factor * 2 ** (len(denoiser["block_out_channels"]) - 1)
+    except (KeyError, TypeError, ValueError):
+        raise ModelUnusable("the model's configuration lacks its sizes") from None
+
+
+def _defaults(source: Source, samplers: tuple[str, ...]) -> dict[str, Any]:
+    defaults = source.json(DEFAULTS_FILE)
     for name, value in defaults.items():
         match name:
             case "width" | "height" | "steps":
@@ -145,11 +218,4 @@ def _defaults(folder: Path, samplers: tuple[str, ...]) -> dict[str, Any]:
                 usable = False
         if not usable:
             raise ModelUnusable(f"{DEFAULTS_FILE}: {name!r} is no default that can be used")
-    return defaults
-
-
-def _refuse_code(folder: Path) -> None:
-    """A model is safetensors and JSON: anything that could run is refused, used or not."""
-    found = sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in CODE_OR_PICKLE)
-    if found:
-        raise ModelUnusable(f"the model folder holds code or pickled weights ({found[0]}); only safetensors is served")
+    return dict(defaults)

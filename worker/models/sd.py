@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,18 +11,16 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from shared_worker.device import Device
 from worker.errors import ModelUnusable
-from worker.models.base import Conditioning
+from worker.models.base import MASKED, Conditioning
 from worker.models.imports import put_off_siblings
-from worker.models.registry import DTYPES, Checkpoint, read_json
+from worker.models.parts import TORCH_DTYPES, load_part, load_tokenizer
+from worker.models.prompts.clip import ClipEncoder
+from worker.models.registry import Checkpoint
 from worker.models.schedulers import make_scheduler
 
 put_off_siblings()
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: E402
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noqa: E402
-
-logger = logging.getLogger(__name__)
-
-TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 
 
 class StableDiffusion:
@@ -42,11 +38,12 @@ class StableDiffusion:
         self.facts = checkpoint.facts
         self.device = device
         self.dtype = TORCH_DTYPES[checkpoint.facts.dtype]
-        self.scheduler_config: Mapping[str, Any] = read_json(checkpoint.folder, "scheduler/scheduler_config.json")
-        self._tokenizer = tokenizer
+        self.scheduler_config: Mapping[str, Any] = checkpoint.config("scheduler")
         self._text_encoder = text_encoder
+        self._prompts = ClipEncoder(tokenizer, text_encoder, self._hidden, embeddings=checkpoint.embeddings)
         self._unet = unet
         self._vae = vae
+        self.takes_mask = unet.config.in_channels > vae.config.latent_channels
         self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
     def scheduler(self, sampler: str) -> Any:
@@ -57,36 +54,44 @@ class StableDiffusion:
         """(C, H/8, W/8)."""
         return int(self._vae.config.latent_channels), height_px // self._factor, width_px // self._factor
 
+    def guides(self, guidance_scale: float) -> bool:
+        """By Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022: 1 is the prompt's own prediction."""
+        return guidance_scale > 1.0
+
+    def frame(self, width_px: int, height_px: int, guidance_scale: float) -> Mapping[str, torch.Tensor]:
+        """Nothing."""
+        return {}
+
     @torch.inference_mode()
-    def encode_prompt(self, text: str) -> Conditioning:
-        """The last hidden states of the text encoder; a prompt beyond 77 tokens is cut."""
-        tokens = self._tokenizer(
-            text,
-            padding="max_length",
-            max_length=self._tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        mask = None
-        if getattr(self._text_encoder.config, "use_attention_mask", False):
-            mask = tokens.attention_mask.to(self.device)
-        hidden = self._text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
-        return Conditioning({"encoder_hidden_states": hidden.to(self.dtype)})  # [1, 77, width]
+    def encode_prompt(self, text: str | None) -> Conditioning:
+        """The last hidden states of the text encoder, of all chunks of the prompt."""
+        encoded = self._prompts.encode(text or "")
+        hidden = encoded.hidden.to(self.dtype)  # [1, 77 chunks, width]
+        return Conditioning({"encoder_hidden_states": hidden}, encoded.warnings)
+
+    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, None]:
+        masked = getattr(self._text_encoder.config, "use_attention_mask", False)
+        ids, attention_mask = ids.to(self.device), mask.to(self.device) if masked else None
+        return self._text_encoder(ids, attention_mask=attention_mask)[0], None
 
     @torch.inference_mode()
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         """One forward of the UNet.  # [rows, C, h, w]"""
-        output = self._unet(latents.to(self.dtype), timesteps, return_dict=False, **conditioning)[0]
+        if self.takes_mask:
+            latents = torch.cat([latents, conditioning[MASKED]], dim=1)
+        text = conditioning["encoder_hidden_states"]
+        output = self._unet(latents.to(self.dtype), timesteps, text, return_dict=False)[0]
         return cast(torch.Tensor, output)
 
     @torch.inference_mode()
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Through the VAE, the mode of its posterior, scaled as the UNet knows it."""
+    def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Through the VAE, scaled as the UNet knows it."""
         with self._vae_in(self._vae_dtype(precise=False)) as vae:
             posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
-            return cast(torch.Tensor, posterior.mode() * vae.config.scaling_factor)
+            scale = vae.config.scaling_factor
+            return posterior.mean.float() * scale, posterior.std.float() * scale
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
@@ -112,34 +117,17 @@ class StableDiffusion:
 
 
 def load(checkpoint: Checkpoint, device: Device, report: Callable[[float], None]) -> StableDiffusion:
-    """Read every part from the folder, safetensors alone, without network. Raises ModelUnusable."""
-    folder, target = checkpoint.folder, torch.device(device.torch_name)
-    options = {"use_safetensors": True, "local_files_only": True, "dtype": TORCH_DTYPES[checkpoint.facts.dtype]}
-    # Diffusers streams weights with accelerate where that is installed; it is not needed here.
-    diffusers_options = options | {"low_cpu_mem_usage": False}
+    """Read every part, safetensors alone, without network. Raises ModelUnusable."""
+    target = torch.device(device.torch_name)
     report(0.05)
-    parts: dict[str, Any] = {}
-    loaders: tuple[tuple[str, Any, dict[str, Any]], ...] = (
-        ("text_encoder", CLIPTextModel, options),
-        ("unet", UNet2DConditionModel, diffusers_options),
-        ("vae", AutoencoderKL, diffusers_options),
-    )
-    try:
-        parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        for count, (name, cls, how) in enumerate(loaders, start=1):
-            _require_weights(folder / name)
-            part, told = cls.from_pretrained(folder / name, output_loading_info=True, **how)
-            if told["missing_keys"]:  # the library would make them up
-                raise ModelUnusable(f"the model's {name} lacks weights: {min(told['missing_keys'])}")
-            if device.backend == "cpu" and name != "text_encoder":  # a tenth faster, by oneDNN's kernels
-                part = part.to(memory_format=torch.channels_last)
-            parts[name] = part.to(target).eval().requires_grad_(False)
-            report(0.05 + 0.95 * count / len(loaders))
-    except ModelUnusable:
-        raise
-    except Exception as error:
-        logger.debug("loading failed", exc_info=error)
-        raise ModelUnusable(f"the model's weights cannot be loaded ({type(error).__name__})") from error
+    parts: dict[str, Any] = {"tokenizer": load_tokenizer(checkpoint, "tokenizer", CLIPTokenizer)}
+    loaders = (("text_encoder", CLIPTextModel), ("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
+    for count, (name, cls) in enumerate(loaders, start=1):
+        part = load_part(checkpoint, name, cls)
+        if device.backend == "cpu" and name != "text_encoder":  # a tenth faster, by oneDNN's kernels
+            part = part.to(memory_format=torch.channels_last)
+        parts[name] = part.to(target)
+        report(0.05 + 0.95 * count / len(loaders))
     _require_words(parts["tokenizer"], parts["text_encoder"])
     return StableDiffusion(checkpoint, device=target, **parts)
 
@@ -150,8 +138,3 @@ def _require_words(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> Non
     knows_bytes = 256 <= len(tokenizer) <= config.vocab_size
     if not knows_bytes or tokenizer.model_max_length > config.max_position_embeddings:
         raise ModelUnusable("the model's tokenizer is incomplete or does not fit its text encoder")
-
-
-def _require_weights(folder: Path) -> None:
-    if not any(folder.glob("*.safetensors")):
-        raise ModelUnusable(f"the model has no safetensors weights for its {folder.name}")

@@ -25,8 +25,11 @@ SAMPLERS: dict[str, str] = {
 }
 
 
-def planner(name: str) -> Callable[[NoiseSchedule, int], Plan]:
-    """The function behind a sampler's name. Raises KeyError for an unknown one."""
+def planner(name: str) -> Callable[[NoiseSchedule, int, int], Plan]:
+    """The function behind a sampler's name: of a noise, a number of steps, and which of these is the first one done.
+
+    Raises KeyError for an unknown name.
+    """
     module, _, function = SAMPLERS[name].partition(":")
-    found: Callable[[NoiseSchedule, int], Plan] = getattr(import_module(module), function)
+    found: Callable[[NoiseSchedule, int, int], Plan] = getattr(import_module(module), function)
     return found

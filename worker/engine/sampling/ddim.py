@@ -8,7 +8,7 @@ from worker.engine.sampling.plan import Plan, make_plan
 from worker.engine.sampling.schedule import Array, NoiseSchedule
 
 
-def plan(schedule: NoiseSchedule, steps: int) -> Plan:
+def plan(schedule: NoiseSchedule, steps: int, first: int = 0) -> Plan:
     """Latents are not clipped: that is for models that work on pixels."""
     count = schedule.num_train_timesteps
     timesteps: Array
@@ -33,4 +33,6 @@ def plan(schedule: NoiseSchedule, steps: int) -> Plan:
         x0_from_output=x0_from_output,
         from_x=sigma_next / sigma,
         from_x0=alpha_next - alpha * sigma_next / sigma,
-    )
+        signal=alpha,
+        level=sigma,
+    ).begun_at(first)

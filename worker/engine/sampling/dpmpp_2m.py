@@ -11,19 +11,19 @@ from worker.engine.sampling.plan import Plan, make_plan
 from worker.engine.sampling.schedule import Array, NoiseSchedule
 
 
-def plan(schedule: NoiseSchedule, steps: int) -> Plan:
+def plan(schedule: NoiseSchedule, steps: int, first: int = 0) -> Plan:
     """On the checkpoint's own timesteps."""
-    return solve(schedule, *spaced(schedule, steps), stochastic=False)
+    return solve(schedule, *spaced(schedule, steps), first, stochastic=False)
 
 
-def plan_karras(schedule: NoiseSchedule, steps: int) -> Plan:
+def plan_karras(schedule: NoiseSchedule, steps: int, first: int = 0) -> Plan:
     """On Karras' noise levels."""
-    return solve(schedule, *schedule.karras(steps), stochastic=False)
+    return solve(schedule, *schedule.karras(steps), first, stochastic=False)
 
 
-def plan_sde(schedule: NoiseSchedule, steps: int) -> Plan:
+def plan_sde(schedule: NoiseSchedule, steps: int, first: int = 0) -> Plan:
     """On the checkpoint's own timesteps, with fresh noise at each step."""
-    return solve(schedule, *spaced(schedule, steps), stochastic=True)
+    return solve(schedule, *spaced(schedule, steps), first, stochastic=True)
 
 
 def spaced(schedule: NoiseSchedule, steps: int) -> tuple[Array, Array]:
@@ -40,8 +40,11 @@ def spaced(schedule: NoiseSchedule, steps: int) -> tuple[Array, Array]:
     return timesteps, np.interp(timesteps, np.arange(count), schedule.sigmas)
 
 
-def solve(schedule: NoiseSchedule, timesteps: Array, ratio: Array, *, stochastic: bool) -> Plan:
-    """The multistep solver through given points, then to noise 0; `ratio` is noise over signal at each.  # [steps]"""
+def solve(schedule: NoiseSchedule, timesteps: Array, ratio: Array, first: int, *, stochastic: bool) -> Plan:
+    """The multistep solver through given points from step `first` on, then to noise 0.
+
+    `ratio` is noise over signal at each point  # [steps].
+    """
     steps = len(timesteps)
     alpha = 1.0 / np.sqrt(ratio**2 + 1)
     sigma = ratio * alpha
@@ -52,7 +55,7 @@ def solve(schedule: NoiseSchedule, timesteps: Array, ratio: Array, *, stochastic
     forget = np.append(np.exp(-2.0 * h if stochastic else -h), 0.0)
     from_x0 = alpha_next * (1.0 - forget)
     from_x0_before = np.zeros(steps)
-    for k in range(1, steps - 1):
+    for k in range(first + 1, steps - 1):
         half = 0.5 * from_x0[k] * h[k] / h[k - 1]  # 1 / (2 r_0) of the paper
         from_x0_before[k] = -half
         from_x0[k] += half
@@ -66,4 +69,6 @@ def solve(schedule: NoiseSchedule, timesteps: Array, ratio: Array, *, stochastic
         from_x0=from_x0,
         from_x0_before=from_x0_before,
         from_noise=sigma_next * np.sqrt(1.0 - forget) if stochastic else None,
-    )
+        signal=alpha,
+        level=sigma,
+    ).begun_at(first)

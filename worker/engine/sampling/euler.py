@@ -13,14 +13,14 @@ from worker.engine.sampling.plan import Plan, make_plan
 from worker.engine.sampling.schedule import Array, NoiseSchedule
 
 
-def plan(schedule: NoiseSchedule, steps: int) -> Plan:
+def plan(schedule: NoiseSchedule, steps: int, first: int = 0) -> Plan:
     """Without added noise."""
-    return solve(schedule, steps, ancestral=False)
+    return solve(schedule, steps, ancestral=False).begun_at(first)
 
 
-def plan_ancestral(schedule: NoiseSchedule, steps: int) -> Plan:
+def plan_ancestral(schedule: NoiseSchedule, steps: int, first: int = 0) -> Plan:
     """With fresh noise at each step."""
-    return solve(schedule, steps, ancestral=True)
+    return solve(schedule, steps, ancestral=True).begun_at(first)
 
 
 def spaced(schedule: NoiseSchedule, steps: int) -> tuple[Array, Array, float]:
@@ -64,4 +64,5 @@ def solve(schedule: NoiseSchedule, steps: int, *, ancestral: bool) -> Plan:
         from_x=sigma_down / sigma,
         from_x0=1 - sigma_down / sigma,
         from_noise=sigma_up if ancestral else None,
+        level=sigma,
     )

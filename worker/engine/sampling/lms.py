@@ -17,8 +17,8 @@ OUTPUT, SLOTS = ORDER + 1, ORDER + 1
 """Slots: x, x_0, then the derivatives of the last three calls, newest first. The output's column is behind them."""
 
 
-def plan(schedule: NoiseSchedule, steps: int) -> Plan:
-    """Timesteps as Euler's."""
+def plan(schedule: NoiseSchedule, steps: int, first: int = 0) -> Plan:
+    """Timesteps as Euler's. Derivatives of calls before `first` count as nothing, as in diffusers."""
     timesteps, sigma, initial_scale = spaced(schedule, steps)
     input_scale, x0_from_x, x0_from_output = prediction(schedule, sigma)
     levels = np.append(sigma, 0.0)
@@ -38,8 +38,10 @@ def plan(schedule: NoiseSchedule, steps: int) -> Plan:
         table=table.astype(np.float32),
         steps_done=np.arange(1, steps + 1),
         noisy=np.zeros(steps, dtype=np.bool_),
+        signal=np.ones(steps + 1, dtype=np.float32),
+        level=levels.astype(np.float32),
         initial_scale=initial_scale,
-    )
+    ).begun_at(first)
 
 
 def integrals(levels: Array, call: int) -> list[float]:

@@ -30,9 +30,10 @@ X, X0 = 0, 1
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All calls of the model for one picture. Initial latents are noise times `initial_scale`.
+    """All calls of the model for one picture. Latents that begin as noise are noise times `initial_scale`.
 
-    `timesteps`  # [calls];  `input_scale`, what x is multiplied by for the model  # [calls];
+    Before a call, and after the last one, the noisy latent of a clean one is x = `signal` x_0 + `level` noise
+    # each [calls + 1]. `timesteps`  # [calls];  `input_scale`, what x is multiplied by for the model  # [calls];
     `table`  # [calls, slots, slots + 2];  `steps_done` after each call, since some samplers call more than once a
     step  # [calls];  `noisy`, whether the call draws noise from the job's generator  # [calls]
     """
@@ -42,6 +43,8 @@ class Plan:
     table: npt.NDArray[np.float32]
     steps_done: npt.NDArray[np.int64]
     noisy: npt.NDArray[np.bool_]
+    signal: npt.NDArray[np.float32]
+    level: npt.NDArray[np.float32]
     initial_scale: float
 
     @property
@@ -56,6 +59,22 @@ class Plan:
     def slots(self) -> int:
         return int(self.table.shape[1])
 
+    def begun_at(self, call: int) -> Plan:
+        """The calls from `call` on; for one that remembers nothing of those before."""
+        if call == 0:
+            return self
+        done = int(self.steps_done[call - 1])
+        return Plan(
+            timesteps=self.timesteps[call:],
+            input_scale=self.input_scale[call:],
+            table=self.table[call:],
+            steps_done=self.steps_done[call:] - done,
+            noisy=self.noisy[call:],
+            signal=self.signal[call:],
+            level=self.level[call:],
+            initial_scale=self.initial_scale,
+        )
+
 
 def make_plan(
     timesteps: Array,
@@ -68,6 +87,8 @@ def make_plan(
     from_x0_before: Array | float = 0.0,
     from_noise: Array | None = None,
     input_scale: Array | float = 1.0,
+    signal: Array | float = 1.0,
+    level: Array,
 ) -> Plan:
     """The plan of a sampler that calls the model once a step and remembers nothing but x_0.  # each [steps]
 
@@ -88,6 +109,8 @@ def make_plan(
         table=table.astype(np.float32),
         steps_done=np.arange(1, steps + 1),
         noisy=np.full(steps, from_noise is not None),
+        signal=np.append(np.broadcast_to(signal, (steps,)), 1.0).astype(np.float32),
+        level=np.append(level, 0.0).astype(np.float32),
         initial_scale=float(initial_scale),
     )
 

@@ -38,12 +38,21 @@ class Scheduler(Protocol):
     def step(self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor) -> Any:
         """The next sample, as `prev_sample`."""
 
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """A clean sample as it is at a timestep."""
 
-def read_off(scheduler: Scheduler, schedule: NoiseSchedule, steps: int) -> Plan:
-    """The plan of `steps` steps of `scheduler`. Raises ValueError where it does not make so many."""
+
+def read_off(scheduler: Scheduler, schedule: NoiseSchedule, steps: int, first: int = 0) -> Plan:
+    """The plan of `steps` steps of `scheduler`, of which `first` is the first one done.
+
+    Raises ValueError where it does not make so many.
+    """
     scheduler.set_timesteps(steps)
-    timesteps = scheduler.timesteps
+    timesteps = scheduler.timesteps[first * scheduler.order :]
+    if first and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first * scheduler.order)
     calls = len(timesteps)
+    levels = [_signal_and_level(scheduler, timesteps[0])]
     generator = torch.Generator().manual_seed(0)
     # As the stock pipeline calls it, which hands over an eta of 0.
     options: dict[str, Any] = {"generator": generator, "eta": 0.0}
@@ -51,7 +60,7 @@ def read_off(scheduler: Scheduler, schedule: NoiseSchedule, steps: int) -> Plan:
     options = {name: value for name, value in options.items() if name in taken}
     scales, noisy, rows = [], [], []
     kept: list[torch.Tensor] = []
-    for timestep in timesteps:
+    for call, timestep in enumerate(timesteps):
         scales.append(float(scheduler.scale_model_input(_unit(SAMPLE), timestep).flatten()[SAMPLE]))
         before = generator.get_state()
         following = scheduler.step(_unit(OUTPUT), timestep, _unit(SAMPLE), **options).prev_sample
@@ -61,6 +70,7 @@ def read_off(scheduler: Scheduler, schedule: NoiseSchedule, steps: int) -> Plan:
         read = [_coefficients(tensor, noise) for tensor in (following, *kept)]
         _replace(scheduler, [_unit(1 + k) for k in range(len(kept))])
         rows.append(read)
+        levels.append(_signal_and_level(scheduler, timesteps[call + 1]) if call + 1 < calls else (1.0, 0.0))
     most = max(len(read) - 1 for read in rows)
     slots = 2 + most
     table = np.zeros((calls, slots, slots + 2))
@@ -75,8 +85,10 @@ def read_off(scheduler: Scheduler, schedule: NoiseSchedule, steps: int) -> Plan:
         timesteps=timesteps.float().numpy(),
         input_scale=np.asarray(scales, dtype=np.float32),
         table=table.astype(np.float32),
-        steps_done=_steps_done(calls, steps, scheduler.order),
+        steps_done=_steps_done(calls, steps - first, scheduler.order),
         noisy=np.asarray(noisy),
+        signal=np.asarray(levels, dtype=np.float32)[:, 0],
+        level=np.asarray(levels, dtype=np.float32)[:, 1],
         initial_scale=float(scheduler.init_noise_sigma),
     )
 
@@ -86,6 +98,13 @@ def _unit(symbol: int) -> torch.Tensor:
     vector = torch.zeros(1, 1, 1, WIDTH)
     vector[..., symbol] = 1.0
     return vector
+
+
+def _signal_and_level(scheduler: Scheduler, timestep: torch.Tensor) -> tuple[float, float]:
+    """What a clean sample and noise count in a noisy one; of the step that the scheduler has come to."""
+    one, none = torch.ones(1), torch.zeros(1)
+    at = timestep[None]
+    return float(scheduler.add_noise(one, none, at)), float(scheduler.add_noise(none, one, at))
 
 
 def _stands_for_something(value: object) -> bool:

@@ -1,0 +1,108 @@
+"""A checkpoint that can be served: where its parts are, which family it is of, what clients may know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from worker.jobs.params import ModelFacts
+from worker.models.family import Family
+from worker.models.prompts.embeddings import NO_EMBEDDINGS, Embeddings, clip_widths
+from worker.models.safetensors_header import Tensor
+
+if TYPE_CHECKING:
+    from shared_worker.device import Device
+    from worker.models.base import Model
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Source(Protocol):
+    """Where a checkpoint's parts come from; a part has the name that diffusers gives it, e.g. `text_encoder_2`.
+
+    Everything here reads JSON and headers alone, and raises ModelUnusable.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called, without its place."""
+
+    @property
+    def pipeline(self) -> object:
+        """The class in `model_index.json`, or the one that it would be."""
+
+    @property
+    def index(self) -> Mapping[str, Any]:
+        """The content of `model_index.json`."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a part, or such a JSON file."""
+
+    def json(self, name: str) -> Mapping[str, Any]:
+        """A JSON file by its place below the model."""
+
+    def config(self, part: str) -> Mapping[str, Any]:
+        """A part's configuration."""
+
+    def tokenizer(self, part: str) -> tuple[Path, Mapping[str, Any]]:
+        """A folder that a tokenizer is read from, and what differs from its configuration."""
+
+    def tensors(self, part: str, dtype: str) -> Mapping[str, Tensor]:
+        """A part's weights, where there are several precisions of those that fit `dtype` best; none is read."""
+
+    def size_bytes(self, part: str, dtype: str) -> int:
+        """What they take where they lie."""
+
+    def checksum(self) -> str:
+        """Of all weights, in hexadecimal. Slow: reads them all."""
+
+    def refuse_code(self) -> None:
+        """Refuse anything that could run, used or not."""
+
+    @property
+    def told(self) -> str:
+        """Where the configurations come from, for the operator; empty where that goes without saying."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has been recognised; nothing of its weights is read."""
+
+    source: Source
+    family: Family
+    facts: ModelFacts
+    embeddings: Embeddings = NO_EMBEDDINGS
+
+    def with_embeddings(self, folder: Path) -> Checkpoint:
+        """With the textual-inversion embeddings of `folder`. Raises ConfigurationError."""
+        widths = clip_widths(self.config(part) for part in TEXT_ENCODERS if self.has(part))
+        embeddings = Embeddings.in_folder(folder, widths)
+        return replace(self, facts=replace(self.facts, embeddings=embeddings.facts), embeddings=embeddings)
+
+    def config(self, part: str) -> Mapping[str, Any]:
+        """The configuration of a part, e.g. `unet` or `scheduler`. Raises ModelUnusable."""
+        return self.source.config(part)
+
+    def has(self, part: str) -> bool:
+        """Whether the checkpoint has such a part: SD 3 may come without its third text encoder."""
+        return self.source.has(part)
+
+    @property
+    def index(self) -> Mapping[str, Any]:
+        """The content of `model_index.json`."""
+        return self.source.index
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this model from others of its name by the size of its denoiser."""
+        return f"{self.facts.id}, {self.source.size_bytes(self.family.denoiser, self.facts.dtype)} bytes"
+
+    def load(self, device: Device, report: Callable[[float], None]) -> Model:
+        """Read the weights onto `device`. Slow; imports torch. Raises ModelUnusable."""
+        module, _, function = self.family.loader.partition(":")
+        load: Callable[[Checkpoint, Device, Callable[[float], None]], Model] = getattr(import_module(module), function)
+        return load(self, device, report)

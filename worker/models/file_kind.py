@@ -1,0 +1,73 @@
+"""What a safetensors file is, told from the names in its header: a checkpoint, an adapter, or one part of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+from worker.models.safetensors_header import Header
+
+UNET = "model.diffusion_model."
+"""What the names of the denoiser's tensors begin with, in files of the original layout."""
+FIRST_CONVOLUTION = f"{UNET}input_blocks.0.0.weight"
+REFINER_OPEN_CLIP = "conditioner.embedders.0.model."
+LORA_ENDS = (
+    *(".lora_down.weight", ".lora.down.weight", "lora_A.weight", "lora_A.default.weight"),
+    *("_lora.down.weight", ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks"),
+)
+"""What one factor of a pair is called: by kohya, diffusers and peft, and by the methods of LyCORIS."""
+
+
+class FileKind(StrEnum):
+    """In the words that an operator reads."""
+
+    CHECKPOINT = "checkpoint"
+    LORA = "LoRA"
+    CONTROLNET = "ControlNet"
+    EMBEDDING = "textual inversion"
+    REFINER = "refiner"
+    SD3 = "SD 3 in one file"
+    FLUX = "FLUX in one file"
+    UNET = "UNet"
+    TRANSFORMER = "transformer"
+    VAE = "VAE"
+    TEXT_ENCODER = "text encoder"
+    UNKNOWN = "unknown"
+
+
+def kind_of(header: Header) -> FileKind:
+    """The first of `SIGNS` that fits."""
+    return next((kind for kind, fits in SIGNS if fits(header)), FileKind.UNKNOWN)
+
+
+def _begins(*starts: str) -> Callable[[Header], bool]:
+    return lambda header: any(name.startswith(starts) for name in header.tensors)
+
+
+def _ends(*ends: str) -> Callable[[Header], bool]:
+    return lambda header: any(name.endswith(ends) for name in header.tensors)
+
+
+def _has(*names: str) -> Callable[[Header], bool]:
+    return lambda header: all(name in header.tensors for name in names)
+
+
+def _is_embedding(header: Header) -> bool:
+    return set(header.tensors) in ({"emb_params"}, {"clip_l", "clip_g"}) or (
+        0 < len(header.tensors) <= 2 and all(name.startswith("<") for name in header.tensors)
+    )
+
+
+SIGNS: tuple[tuple[FileKind, Callable[[Header], bool]], ...] = (
+    (FileKind.LORA, _ends(*LORA_ENDS)),
+    (FileKind.CONTROLNET, _begins("control_model.", "input_hint_block.", "controlnet_cond_embedding.")),
+    (FileKind.EMBEDDING, _is_embedding),
+    (FileKind.REFINER, _begins(REFINER_OPEN_CLIP)),
+    (FileKind.SD3, _begins("joint_blocks.", f"{UNET}joint_blocks.")),
+    (FileKind.FLUX, _begins("double_blocks.", f"{UNET}double_blocks.")),
+    (FileKind.CHECKPOINT, _has(FIRST_CONVOLUTION)),
+    (FileKind.UNET, _has("conv_in.weight", "conv_out.weight", "time_embedding.linear_1.weight")),
+    (FileKind.TRANSFORMER, _begins("transformer_blocks.", "single_transformer_blocks.")),
+    (FileKind.VAE, _has("encoder.conv_in.weight", "decoder.conv_in.weight")),
+    (FileKind.TEXT_ENCODER, _begins("text_model.encoder.", "encoder.layers.", "encoder.block.")),
+)

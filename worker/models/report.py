@@ -1,0 +1,143 @@
+"""What a checkpoint or an adapter is, as plain values: gathered from headers and JSON, without reading a weight."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from worker.errors import ModelUnusable
+from worker.models import checksum, contents
+from worker.models.checkpoint import Source
+from worker.models.family import Family
+from worker.models.file_kind import FileKind, kind_of
+from worker.models.folder import DiffusersFolder, read_json
+from worker.models.lora_file import TEXT_WIDTHS, printable, read_lora
+from worker.models.registry import DEFAULTS_FILE, SERVED, default_sampler, family_of, open_source, sizes
+from worker.models.safetensors_header import Header, Tensor, read_header
+from worker.models.single_file import SingleFile
+
+MODELSPEC = ("title", "author", "architecture", "prediction_type", "resolution", "license")
+"""What is shown of a file's metadata, of the standard's keys."""
+
+
+def report(path: Path, config: str | None = None, *, sha256: bool = False) -> dict[str, Any]:
+    """What `path` is. With `sha256` it reads all of it. Raises ModelUnusable where that cannot be told."""
+    if path.is_file():
+        # Whatever it is called: a file of another format says so itself.
+        header = read_header(path)
+        kind = kind_of(header)
+        told = _checkpoint(open_source(str(path), config)) if kind is FileKind.CHECKPOINT else _adapter(kind, header)
+        if shown := {key: printable(header.metadata[f"modelspec.{key}"]) for key in MODELSPEC if _has(header, key)}:
+            told["metadata"] = shown
+        told["bytes"] = header.size_bytes
+        if sha256:
+            told["sha256"] = checksum.of_file(path)
+        return told
+    if (path / "config.json").is_file() and not (path / "model_index.json").exists():
+        told = _controlnet_folder(path)
+    else:
+        told = _checkpoint(open_source(str(path), config))
+    told["bytes"] = sum(file.stat().st_size for file in path.rglob("*.safetensors"))
+    if sha256:
+        told["sha256"] = checksum.of_folder(path)
+    return told
+
+
+def _has(header: Header, key: str) -> bool:
+    return f"modelspec.{key}" in header.metadata
+
+
+def _checkpoint(source: Source) -> dict[str, Any]:
+    family = family_of(source)
+    side, multiple = sizes(family, source)
+    scheduler = source.config("scheduler")
+    served, why_not = True, ""
+    weights: dict[str, dict[str, Tensor]] = {}
+    try:
+        source.refuse_code()
+        contents.refuse_foreign_classes(source)
+        weights = contents.weights_of(source, family, "float32")
+    except ModelUnusable as refused:
+        served, why_not = False, refused.detail
+    tasks = [task.value for task in family.tasks if task in SERVED]
+    if served and not tasks:
+        served, why_not = False, f"{family.variant} checkpoints are not served yet"
+    return {
+        "kind": FileKind.CHECKPOINT.value,
+        "family": family.name,
+        "variant": family.variant,
+        "layout": "one file" if isinstance(source, SingleFile) else "diffusers folder",
+        **({"configuration": source.told} if source.told else {}),
+        "prediction_type": _prediction(family, scheduler),
+        **_counted(weights),
+        "defaults": {
+            "width": side,
+            "height": side,
+            "multiple": multiple,
+            "steps": family.steps,
+            "guidance_scale": family.guidance_scale,
+            "sampler": default_sampler(family, source),
+            **(source.json(DEFAULTS_FILE) if source.has(DEFAULTS_FILE) else {}),
+        },
+        "tasks": [task.value for task in family.tasks],
+        "served": served,
+        **({"why_not": why_not} if why_not else {}),
+    }
+
+
+def _prediction(family: Family, scheduler: Mapping[str, Any]) -> str:
+    return "flow" if family.flow else str(scheduler.get("prediction_type", "epsilon"))
+
+
+def _counted(weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+    return {
+        "parameters": {part: sum(one.elements for one in tensors.values()) for part, tensors in weights.items()},
+        "types": _types(one for tensors in weights.values() for one in tensors.values()),
+    }
+
+
+def _types(tensors: Iterable[Tensor]) -> list[str]:
+    """Those that occur, the one of most parameters first."""
+    counts: Counter[str] = Counter()
+    for tensor in tensors:
+        counts[tensor.dtype] += tensor.elements
+    return [name for name, _ in counts.most_common()]
+
+
+def _adapter(kind: FileKind, header: Header) -> dict[str, Any]:
+    told: dict[str, Any] = {"kind": kind.value, **_counted({"file": header.tensors})}
+    if kind is FileKind.LORA:
+        told |= dataclasses.asdict(read_lora(header))
+    elif kind is FileKind.CONTROLNET:
+        told["family"] = _controlnet_family(header)
+    elif kind is FileKind.EMBEDDING:
+        told["vectors"] = max(one.shape[0] if len(one.shape) > 1 else 1 for one in header.tensors.values())
+    elif kind is FileKind.UNKNOWN:
+        raise ModelUnusable("a safetensors file, but of nothing that is known here")
+    return told
+
+
+def _controlnet_family(header: Header) -> str | None:
+    """By the width of the text that its second attention reads; the small ones of SDXL have no such attention."""
+    if any("add_embedding." in name or "label_emb." in name for name in header.tensors):
+        return "sdxl"
+    keys = (one for name, one in header.tensors.items() if name.endswith("attn2.to_k.weight") and len(one.shape) == 2)
+    key = next(keys, None)
+    return None if key is None else TEXT_WIDTHS.get(key.shape[1])
+
+
+def _controlnet_folder(path: Path) -> dict[str, Any]:
+    config = read_json(path, "config.json")
+    if (name := config.get("_class_name")) != "ControlNetModel":
+        raise ModelUnusable(f"a folder with the configuration of {name!r}, which is not known here")
+    width = config.get("cross_attention_dim")
+    by_width = TEXT_WIDTHS.get(width) if isinstance(width, int) else None
+    return {
+        "kind": FileKind.CONTROLNET.value,
+        "family": "sdxl" if config.get("addition_embed_type") else by_width,
+        "layout": "diffusers folder",
+        **_counted({"file": DiffusersFolder(path.parent).tensors(path.name, "float32")}),
+    }
