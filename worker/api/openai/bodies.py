@@ -13,7 +13,7 @@ from pydantic import Field
 
 from worker.api.body import Strict, Text, parse_job
 from worker.errors import FieldFault, InvalidRequest, ModelMismatch
-from worker.jobs.params import ImageFormat, JobParams, Limits, ModelFacts
+from worker.jobs.params import ImageFormat, JobParams, Limits, ModelFacts, PreviewParams
 
 NO_SUCH_MODEL = "There is no such model here; GET /v1/models names the one that is loaded"
 PARTIAL_SIDE_PX = 512
@@ -73,10 +73,9 @@ class ImageRequest(Strict):
         """Who asked, by the client's own words."""
         return self.safety_identifier or self.user or None
 
-    def as_job(self, facts: ModelFacts) -> dict[str, Any]:
+    def as_job(self) -> dict[str, Any]:
         """The body that would be posted to `/v1/jobs` for it."""
         width, _, height = (self.size or "auto").partition("x")
-        steps = self.num_inference_steps or facts.steps
         job: dict[str, Any] = {
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
@@ -92,29 +91,29 @@ class ImageRequest(Strict):
         }
         if self.output_compression is not None:
             job["output"] = {"format": self.format, "quality": max(1, self.output_compression)}
-        if self.partials:
-            # Evenly spread, the last of them before the end.
-            every = max(1, steps // (self.partials + 1))
-            job["preview"] = {"every": every, "size": PARTIAL_SIDE_PX, "format": "jpeg"}
         if self.identifier is not None:
             job["labels"] = {"user": self.identifier}
         return {name: value for name, value in job.items() if value is not None}
 
 
 def as_params(asked: ImageRequest, pictures: dict[str, str], facts: ModelFacts, limits: Limits) -> JobParams:
-    """The job's parameters; `pictures` are fields of the job that had to be read first. Raises ModelMismatch, InvalidRequest with this API's names, BodyTooLarge."""
+    """The job's parameters; `pictures` are fields of the job that had to be read first.
+
+    Raises ModelMismatch, InvalidRequest with this API's names, BodyTooLarge.
+    """
     if asked.model is not None and not names_model(asked.model, facts):
         raise ModelMismatch(NO_SUCH_MODEL)
     if faults := _at_odds(asked):
         raise InvalidRequest(*faults)
     try:
-        params = parse_job(json.dumps(asked.as_job(facts) | pictures).encode(), facts, limits)
+        params = parse_job(json.dumps(asked.as_job() | pictures).encode(), facts, limits)
     except InvalidRequest as refused:
         raise InvalidRequest(*dict.fromkeys(_renamed(fault) for fault in refused.errors)) from None
-    if params.preview is None:
+    if not asked.partials:
         return params
-    # Partial images are in the format of the finished one, which for a job's own previews need not be so.
-    return replace(params, preview=replace(params.preview, format=params.output.format))
+    # Evenly spread, the last of them before the end, and in the format of the finished picture.
+    every = max(1, params.steps_drawn // (asked.partials + 1))
+    return replace(params, preview=PreviewParams(every, PARTIAL_SIDE_PX, params.output.format))
 
 
 def names_model(name: str, facts: ModelFacts) -> bool:

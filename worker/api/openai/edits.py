@@ -12,7 +12,7 @@ from worker.api.body import Strict, field_faults, load_json, media_type_of, read
 from worker.api.openai.bodies import ImageRequest
 from worker.api.openai.form import parse_form
 from worker.errors import FieldFault, InvalidRequest
-from worker.jobs.params import Limits, ModelFacts, Task
+from worker.jobs.params import Limits, Task
 
 FORM = "multipart/form-data"
 PICTURE_FIELDS = (b'"image"', b'"images"', b'"mask"')
@@ -40,11 +40,11 @@ class EditRequest(ImageRequest):
         """The mask as it came."""
         return self.mask.image_url if isinstance(self.mask, ImageReference) else self.mask
 
-    def as_job(self, facts: ModelFacts) -> dict[str, Any]:
+    def as_job(self) -> dict[str, Any]:
         """With the picture, and without the mask, which has to be read first."""
         task = Task.IMAGE_TO_IMAGE if self.mask is None else Task.INPAINTING
         image = self.images[0].image_url if self.images else self.image
-        job = super().as_job(facts) | {"task": task.value, "image": image}
+        job = super().as_job() | {"task": task.value, "image": image}
         return job if self.strength is None else job | {"strength": self.strength}
 
 
@@ -75,7 +75,8 @@ def _from_form(body: bytes, content_type: str, limits: Limits) -> dict[str, str]
             faults.append(FieldFault(name, f"one picture is taken, not {len(given)}"))
         if given and name in texts:
             faults.append(FieldFault(name, "is there more than once"))
-        texts |= {name: base64.b64encode(one).decode("ascii") for one in given}
+        if given:
+            texts[name] = base64.b64encode(given[0]).decode("ascii")
     if files:
         faults.append(FieldFault("body", "holds files other than image and mask"))
     if faults:

@@ -20,9 +20,9 @@ PNG_LEVEL = 1
 
 def white_where_transparent(encoded: str, limits: Limits) -> str:
     """The mask of a job as base64, half transparent being grey. Takes milliseconds. Raises InvalidRequest."""
-    _, comma, rest = encoded.partition(",") if encoded.startswith("data:") else ("", "", encoded)
+    content = encoded.partition(",")[2] if encoded.startswith("data:") else encoded
     try:
-        data = base64.b64decode(rest, validate=True)
+        data = base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError):
         raise _fault("must be base64") from None
     try:

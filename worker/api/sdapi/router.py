@@ -12,7 +12,7 @@ from worker.api.ending import until_ended
 from worker.api.sdapi import samplers
 from worker.api.sdapi.bodies import TextToImage, as_params, read
 from worker.api.sdapi.current import CurrentJobs
-from worker.api.sdapi.wire import model_json, pictures_json, progress_json, sampler_json
+from worker.api.sdapi.wire import embeddings_json, model_json, pictures_json, progress_json, sampler_json
 from worker.api.trace import read_trace
 from worker.errors import FieldFault, InvalidRequest
 from worker.jobs.params import ModelFacts
@@ -85,6 +85,11 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         """Those that this worker has; none can be changed."""
         return {"sd_model_checkpoint": facts.id, "samples_format": "png"}
 
+    @routes.get("/embeddings", summary="The textual-inversion embeddings")
+    async def list_embeddings() -> dict[str, Any]:
+        """Prompts use the loaded ones by name; the skipped ones do not fit the model."""
+        return embeddings_json(facts)
+
     def offers_none(path: str, summary: str, answer: Any) -> None:
         async def nothing() -> Any:
             return answer
@@ -93,6 +98,5 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
 
     offers_none("/loras", "The LoRAs", [])
     offers_none("/upscalers", "The upscalers: there are none", [])
-    offers_none("/embeddings", "The embeddings: there are none", {"loaded": {}, "skipped": {}})
     offers_none("/scripts", "The scripts: there are none", {"txt2img": [], "img2img": []})
     return routes

@@ -83,6 +83,16 @@ def sampler_json(sampler: str) -> Json:
     return {"name": samplers.shown(sampler), "aliases": [sampler], "options": {}}
 
 
+def embeddings_json(facts: ModelFacts) -> Json:
+    """By name, those that fit the model and those that do not."""
+    loaded: Json = {}
+    skipped: Json = {}
+    for one in facts.embeddings:
+        shown = {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None, "vectors": one.vectors}
+        (loaded if one.fits else skipped)[one.name] = shown
+    return {"loaded": loaded, "skipped": skipped}
+
+
 def _parameters(params: JobParams) -> Json:
     return {
         "prompt": params.prompt,
