@@ -80,6 +80,33 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraParams:
+    """An adapter by its name in `--lora-dir`; its weights count `scale` times."""
+
+    name: str
+    scale: float
+
+
+class Preprocessor(StrEnum):
+    """How a control picture is made from an ordinary one."""
+
+    NONE = "none"
+    CANNY = "canny"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlParams:
+    """A ControlNet by its name in `--control-dir`, with its picture, from the share `start` of all steps to `end`."""
+
+    name: str
+    image: Picture
+    scale: float
+    start: float
+    end: float
+    preprocessor: Preprocessor = Preprocessor.NONE
+
+
+@dataclass(frozen=True, slots=True)
 class JobParams:
     """Everything that decides a job's pictures, with every default filled in.
 
@@ -106,6 +133,8 @@ class JobParams:
     image: Picture | None = None
     mask: Picture | None = None
     strength: float | None = None
+    loras: tuple[LoraParams, ...] = ()
+    controls: tuple[ControlParams, ...] = ()
 
     @property
     def first_step(self) -> int:
@@ -121,8 +150,12 @@ class JobParams:
 
     def without_pictures(self) -> JobParams:
         """The same with the bytes of its pictures let go of."""
-        kept = {name: getattr(self, name) for name in ("image", "mask")}
-        return replace(self, **{name: one and replace(one, data=b"") for name, one in kept.items()})
+
+        def emptied(picture: Picture | None) -> Picture | None:
+            return picture and replace(picture, data=b"")
+
+        controls = tuple(replace(one, image=replace(one.image, data=b"")) for one in self.controls)
+        return replace(self, image=emptied(self.image), mask=emptied(self.mask), controls=controls)
 
 
 @dataclass(frozen=True, slots=True)

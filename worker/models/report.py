@@ -15,7 +15,7 @@ from worker.models.family import Family
 from worker.models.file_kind import FileKind, kind_of
 from worker.models.folder import DiffusersFolder, read_json
 from worker.models.lora_file import TEXT_WIDTHS, printable, read_lora
-from worker.models.registry import DEFAULTS_FILE, SERVED, default_sampler, family_of, open_source, sizes
+from worker.models.registry import DEFAULTS_FILE, default_sampler, family_of, open_source, sizes
 from worker.models.safetensors_header import Header, Tensor, read_header
 from worker.models.single_file import SingleFile
 
@@ -62,9 +62,7 @@ def _checkpoint(source: Source) -> dict[str, Any]:
         weights = contents.weights_of(source, family, "float32")
     except ModelUnusable as refused:
         served, why_not = False, refused.detail
-    tasks = [task.value for task in family.tasks if task in SERVED]
-    if served and not tasks:
-        served, why_not = False, f"{family.variant} checkpoints are not served yet"
+    tasks = [task.value for task in family.tasks]
     return {
         "kind": FileKind.CHECKPOINT.value,
         "family": family.name,

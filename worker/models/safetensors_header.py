@@ -84,7 +84,7 @@ class Header:
 
 
 def read_header(file: Path, told: str = "the file") -> Header:
-    """Read and check a header. Raises ModelUnusable, which calls the file what it is `told` by, and not by its place."""
+    """Read and check a header. Raises ModelUnusable, which calls the file what it is `told` by, not by its place."""
     try:
         with file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
