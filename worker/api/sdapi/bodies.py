@@ -6,23 +6,27 @@ Everything that makes a job valid is judged where every job is, and told under t
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from worker.api.body import Text, field_faults, parse_job
 from worker.api.sdapi import samplers
-from worker.api.sdapi.neutral import NEUTRAL, ONLY_WITH, refused
+from worker.api.sdapi.mask import prepared
+from worker.api.sdapi.neutral import NEUTRAL, NEUTRAL_OF_PICTURES, ONLY_WITH, refused
 from worker.errors import FieldFault, InvalidRequest
-from worker.jobs.params import JobParams, Limits, ModelFacts
+from worker.jobs.params import JobParams, Limits, ModelFacts, Task
 
 PREVIEW = {"every": 5, "size": 512, "format": "jpeg"}
 """For whoever asks `progress` for the picture so far."""
 MAX_IMAGES = 8
+MAX_BLUR_PX = 64
 NAMES = {
     "guidance_scale": "cfg_scale",
     "num_images": "batch_size",
     "sampler": "sampler_name",
+    "image": "init_images",
+    "strength": "denoising_strength",
 }
 """What a job's fields are called here, where they have another name."""
 
@@ -57,6 +61,10 @@ class TextToImage(BaseModel):
         """How many pictures are drawn."""
         return (self.batch_size or 1) * (self.n_iter or 1)
 
+    def pictures(self, limits: Limits) -> dict[str, str]:
+        """Fields of the job that have to be read first."""
+        return {}
+
     def as_job(self) -> dict[str, Any]:
         """The body that would be posted to `/v1/jobs` for it, without a sampler."""
         return {
@@ -73,6 +81,36 @@ class TextToImage(BaseModel):
         }
 
 
+class ImageToImage(TextToImage):
+    """What to draw from a picture: all of it anew, or where the mask is white."""
+
+    neutral = NEUTRAL | NEUTRAL_OF_PICTURES
+    only_with = ONLY_WITH | {"inpaint_full_res_padding": "inpaint_full_res"}
+
+    init_images: list[str] = Field(min_length=1, max_length=1, description="base64 of a PNG, JPEG or WebP picture")
+    denoising_strength: float | None = Field(None, gt=0, le=1, description="0.8 unless given")
+    mask: str | None = Field(None, description="base64 of a picture, white where to draw again")
+    inpainting_mask_invert: Literal[0, 1] | None = Field(None, description="1: black where to draw again")
+    mask_blur: int | None = Field(None, ge=0, le=MAX_BLUR_PX, description="0 unless given")
+    mask_blur_x: int | None = Field(None, ge=0, le=MAX_BLUR_PX, description="mask_blur unless given")
+    mask_blur_y: int | None = Field(None, ge=0, le=MAX_BLUR_PX, description="mask_blur unless given")
+
+    def as_job(self) -> dict[str, Any]:
+        """With the picture, and without the mask, which has to be read first."""
+        task = Task.IMAGE_TO_IMAGE if self.mask is None else Task.INPAINTING
+        begin = {"task": task.value, "image": self.init_images[0], "strength": self.denoising_strength}
+        return super().as_job() | begin
+
+    def pictures(self, limits: Limits) -> dict[str, str]:
+        """The job's mask. Takes milliseconds. Raises InvalidRequest."""
+        if self.mask is None:
+            return {}
+        blur = self.mask_blur or 0
+        x, y = self.mask_blur_x, self.mask_blur_y
+        blur_px = (blur if x is None else x, blur if y is None else y)
+        return {"mask": prepared(self.mask, limits, inverted=self.inpainting_mask_invert == 1, blur_px=blur_px)}
+
+
 def read(form: type[TextToImage], body: bytes) -> TextToImage:
     """The body as one of these forms. Raises InvalidRequest with every fault."""
     try:
@@ -84,9 +122,9 @@ def read(form: type[TextToImage], body: bytes) -> TextToImage:
     return asked
 
 
-def as_params(asked: TextToImage, facts: ModelFacts, limits: Limits) -> JobParams:
+def as_params(asked: TextToImage, pictures: dict[str, str], facts: ModelFacts, limits: Limits) -> JobParams:
     """The job's parameters. Raises InvalidRequest with this API's names, BodyTooLarge."""
-    job, faults = asked.as_job(), []
+    job, faults = asked.as_job() | pictures, []
     if asked.images > MAX_IMAGES:
         faults.append(FieldFault("batch_size", f"batch_size x n_iter must be at most {MAX_IMAGES}"))
         job["num_images"] = 1
@@ -103,11 +141,17 @@ def as_params(asked: TextToImage, facts: ModelFacts, limits: Limits) -> JobParam
     try:
         params = parse_job(json.dumps({k: v for k, v in job.items() if v is not None}).encode(), facts, limits)
     except InvalidRequest as invalid:
-        faults += [FieldFault(NAMES.get(fault.field, fault.field), fault.message) for fault in invalid.errors]
+        faults += [_renamed(fault) for fault in invalid.errors]
         raise InvalidRequest(*dict.fromkeys(faults)) from None
     if faults:
         raise InvalidRequest(*faults)
     return params
+
+
+def _renamed(fault: FieldFault) -> FieldFault:
+    if fault.field == "task":
+        return FieldFault("init_images", f"the loaded model cannot use it: its task {fault.message}")
+    return FieldFault(NAMES.get(fault.field, fault.field), fault.message)
 
 
 def _other_settings(settings: dict[str, Any], facts: ModelFacts) -> list[FieldFault]:

@@ -33,6 +33,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "save_images": (False,),
 }
 """The values that ask for nothing; null is one of them everywhere."""
+NEUTRAL_OF_PICTURES: dict[str, tuple[Any, ...]] = {
+    "resize_mode": (0,),
+    "image_cfg_scale": (),
+    "inpainting_fill": (1,),
+    "inpaint_full_res": (False, 0),
+    "initial_noise_multiplier": (1,),
+    "include_init_images": (False,),
+    "latent_mask": (),
+    "mask_round": (True,),
+}
+"""Further ones of `img2img`: a picture is fitted into the size, and what is masked begins with what was there."""
 ONLY_WITH = {
     "subseed": "subseed_strength",
     "refiner_switch_at": "refiner_checkpoint",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from worker.api.body import load_json, openapi_body, read_body
 from worker.api.ending import until_ended
 from worker.api.sdapi import samplers
-from worker.api.sdapi.bodies import TextToImage, as_params, read
+from worker.api.sdapi.bodies import ImageToImage, TextToImage, as_params, read
 from worker.api.sdapi.current import CurrentJobs
 from worker.api.sdapi.wire import embeddings_json, model_json, pictures_json, progress_json, sampler_json
 from worker.api.trace import read_trace
@@ -30,7 +31,8 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         body = await read_body(request, service.limits)
         load_json(body, service.limits, PICTURE_FIELDS)
         asked = read(form, body)
-        params = as_params(asked, facts, service.limits)
+        pictures = await asyncio.to_thread(asked.pictures, service.limits)
+        params = as_params(asked, pictures, facts, service.limits)
         trace_id, passed_on = read_trace(request)
         job, _ = service.submit(params, trace_id=trace_id)
         with jobs.watching(job) as watched:
@@ -46,6 +48,16 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
     async def text_to_image(request: Request) -> Response:
         """Waits for the pictures. A client that leaves cancels its job."""
         return await draw(request, TextToImage)
+
+    @routes.post(
+        "/img2img",
+        summary="Draw pictures from a picture",
+        response_class=Response,
+        openapi_extra=openapi_body(ImageToImage),
+    )
+    async def image_to_image(request: Request) -> Response:
+        """As txt2img; with a mask, what is white in it is drawn again and the rest stays."""
+        return await draw(request, ImageToImage)
 
     @routes.get("/progress", summary="How far the current job is")
     async def progress(request: Request) -> dict[str, Any]:

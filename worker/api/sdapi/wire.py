@@ -103,6 +103,7 @@ def _parameters(params: JobParams) -> Json:
         "width": params.width,
         "height": params.height,
         "sampler_name": samplers.shown(params.sampler),
+        "denoising_strength": params.strength,
     }
 
 
