@@ -62,7 +62,6 @@ def _checkpoint(source: Source) -> dict[str, Any]:
         weights = contents.weights_of(source, family, "float32")
     except ModelUnusable as refused:
         served, why_not = False, refused.detail
-    tasks = [task.value for task in family.tasks]
     return {
         "kind": FileKind.CHECKPOINT.value,
         "family": family.name,
