@@ -203,3 +203,10 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     for name, field in Settings.model_fields.items():
         assert (f"{flag(name)} " in shown) == (name not in ENVIRONMENT_ONLY), name
         assert field.description
+
+
+def test_the_readme_lists_every_flag() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = "\n".join(line.split("|")[1] for line in readme.splitlines() if line.startswith("| `--"))
+    for name in Settings.model_fields:
+        assert (f"`{flag(name)}`" in rows) == (name not in ENVIRONMENT_ONLY), name
