@@ -68,3 +68,8 @@ def test_clients_of_other_apis(worker: Worker, tmp_path: Path) -> None:
     with Image.open(tmp_path / "circle-0.png") as circle:
         red, green, blue = circle.convert("RGB").getpixel((64, 64))  # type: ignore[misc]
         assert red > 150 > max(green, blue), "a red circle in the middle"
+        with Image.open(tmp_path / "edited.png") as edited:
+            assert edited.size == circle.size
+            lower = (0, 64, 128, 128)
+            assert edited.crop(lower).tobytes() == circle.crop(lower).tobytes(), "opaque in the mask: as it was"
+            assert edited.tobytes() != circle.tobytes(), "transparent in the mask: drawn again"

@@ -17,6 +17,7 @@ from PIL import Image
 from tests.conftest import eventually
 from tests.fakes import FACTS, FailsToDecode, StepByStep
 from tests.serving import ServedWorker
+from worker.jobs.params import Task
 
 Serve = Callable[..., ServedWorker]
 ROUTES = (
@@ -282,3 +283,108 @@ def test_the_token_is_asked_for(serve: Serve) -> None:
     for path in ROUTES:
         assert worker.client.get(f"/sdapi/v1/{path}").status_code == 401
     assert draw(worker).status_code == 401
+
+
+# From pictures.
+
+
+@pytest.fixture(scope="module")
+def editor(leaving: list[ServedWorker]) -> Iterator[ServedWorker]:
+    """A worker whose model offers every task."""
+    worker = ServedWorker(facts=replace(FACTS, tasks=tuple(Task)), sdapi=True)
+    yield worker
+    worker.leave()
+    leaving.append(worker)
+
+
+def redraw(worker: ServedWorker, **fields: Any) -> httpx.Response:
+    body = {"prompt": "a red circle", "init_images": [encode(Image.new("RGB", (128, 64)))]} | fields
+    return worker.client.post("/sdapi/v1/img2img", json=body)
+
+
+def encode(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def half_white(mode: str = "L") -> Image.Image:
+    """128 by 64, white on the right."""
+    mask = Image.new(mode, (128, 64), "black")
+    mask.paste("white", (64, 0, 128, 64))
+    return mask
+
+
+def painted(worker: ServedWorker) -> list[int]:
+    """The mask that the model was given, at the left, at both sides of the middle, and at the right."""
+    mask = worker.runner.opened[-1].mask
+    assert mask is not None
+    decoded = Image.open(io.BytesIO(mask.data))
+    assert decoded.mode == "L"
+    return [int(decoded.getpixel((x, 32))) for x in (0, 63, 64, 127)]  # type: ignore[arg-type]
+
+
+def test_a_picture_is_drawn_from_a_picture(editor: ServedWorker) -> None:
+    pictured = {"resize_mode": 0, "image_cfg_scale": None, "include_init_images": False, "mask_blur": 4}
+    response = redraw(editor, **DEFAULTS | pictured | {"denoising_strength": 0.5, "width": 128})
+    assert response.status_code == 200, response.text
+    params = editor.runner.opened[-1]
+    assert (params.task, params.strength, params.width, params.height) == (Task.IMAGE_TO_IMAGE, 0.5, 128, 64)
+    assert response.json()["parameters"]["denoising_strength"] == 0.5
+
+
+def test_a_mask_is_white_where_to_draw_again(editor: ServedWorker) -> None:
+    for mask in (half_white(), half_white("RGB"), half_white("RGBA"), half_white("1")):
+        assert redraw(editor, mask=encode(mask), inpainting_fill=1, inpaint_full_res=False).status_code == 200
+        assert editor.runner.opened[-1].task is Task.INPAINTING
+        assert painted(editor) == [0, 0, 255, 255]
+
+
+def test_a_mask_that_is_transparent_somewhere_is_where_it_is_opaque(editor: ServedWorker) -> None:
+    mask = Image.new("RGBA", (128, 64), (0, 0, 0, 0))
+    mask.paste("black", (64, 0, 128, 64))
+    assert redraw(editor, mask=encode(mask)).status_code == 200
+    assert painted(editor) == [0, 0, 255, 255]
+
+
+def test_a_mask_is_turned_round_and_blurred_where_asked(editor: ServedWorker) -> None:
+    assert redraw(editor, mask=encode(half_white()), inpainting_mask_invert=1).status_code == 200
+    assert painted(editor) == [255, 255, 0, 0]
+    assert redraw(editor, mask=encode(half_white()), mask_blur=8).status_code == 200
+    left, before, behind, right = painted(editor)
+    assert left == 0 < before < behind < right == 255
+    assert redraw(editor, mask=encode(half_white()), mask_blur=8, mask_blur_x=0).status_code == 200
+    assert painted(editor) == [0, 0, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"init_images": []}, "init_images"),
+        ({"init_images": ["x", "y"]}, "init_images"),
+        ({"init_images": ["?"]}, "init_images"),
+        ({"init_images": ["AAAA"]}, "init_images"),
+        ({"denoising_strength": 0}, "denoising_strength"),
+        ({"denoising_strength": 1.5}, "denoising_strength"),
+        ({"mask": "?"}, "mask"),
+        ({"mask": "AAAA"}, "mask"),
+        ({"mask_blur": 65}, "mask_blur"),
+        ({"resize_mode": 1}, "resize_mode"),
+        ({"inpainting_fill": 0}, "inpainting_fill"),
+        ({"inpaint_full_res": True}, "inpaint_full_res"),
+        ({"include_init_images": True}, "include_init_images"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_with_a_picture_is_refused_by_its_name(
+    editor: ServedWorker, fields: dict[str, Any], named: str
+) -> None:
+    response = redraw(editor, **fields)
+    assert response.status_code == 422
+    assert {error["field"].partition(".")[0] for error in response.json()["errors"]} == {named}
+
+
+def test_a_model_that_takes_no_pictures_says_so(worker: ServedWorker) -> None:
+    response = redraw(worker)
+    assert response.status_code == 422
+    assert "init_images" in [error["field"] for error in response.json()["errors"]]
