@@ -12,7 +12,8 @@ import pytest
 from tests.fakes import FACTS, LIMITS
 from tests.serving import PROMPT, ServedWorker
 from worker import errors
-from worker.api.body import MAX_SEED, parse_job
+from worker.api.body import parse_job
+from worker.api.request import MAX_SEED
 from worker.jobs.params import ImageFormat, JobParams, OutputParams, PreviewParams
 
 JSON = {"Content-Type": "application/json"}

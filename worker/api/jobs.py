@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from worker.api.body import openapi_body, parse_job, read_body
+from worker.api.body import parse_beside, read_body
+from worker.api.request import openapi_body
 from worker.api.trace import read_trace
 from worker.api.wire import job_json
 from worker.errors import FieldFault, InvalidRequest
@@ -31,9 +31,9 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         if key is not None and not 1 <= len(key) <= MAX_KEY_CHARACTERS:
             raise InvalidRequest(FieldFault("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters"))
         body = await read_body(request, service.limits)
-        params = parse_job(body, facts, service.limits)
+        params, digest = await parse_beside(body, facts, service.limits)
         trace_id, passed_on = read_trace(request)
-        job, is_new = service.submit(params, key, hashlib.sha256(body).digest(), trace_id)
+        job, is_new = service.submit(params, key, digest, trace_id)
         return JSONResponse(
             job_json(job, None if is_new else service.positions.of(job)),  # a new one has just been told
             status_code=202 if is_new else 200,

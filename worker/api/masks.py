@@ -1,55 +1,73 @@
-"""Masks that come in another API's sense: opened within bounds, and handed on as the worker's, white to be painted."""
+"""Masks in the senses of other APIs, turned into the worker's own: white is painted anew."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import io
-import warnings
 
 from PIL import Image as PillowImage
+from PIL import ImageFilter, ImageOps
 
+from worker.api.pictures import FORMATS, Unreadable, read_picture
 from worker.errors import FieldFault, InvalidRequest
 from worker.jobs.params import Limits
 
-FORMATS = ("PNG", "JPEG", "WEBP")
 PNG_LEVEL = 1
 
 
-def open_mask(encoded: str, limits: Limits) -> PillowImage.Image:
-    """The picture in base64 (a data: URL too), read whole. Takes milliseconds. Raises InvalidRequest."""
-    content = encoded.partition(",")[2] if encoded.startswith("data:") else encoded
+def white_where_transparent(encoded: str, limits: Limits) -> str:
+    """The mask of a job from one that is transparent where to paint anew, half transparent being grey.
+
+    Base64 in and out. Takes milliseconds to a second. Raises InvalidRequest.
+    """
+    mask = _opened(encoded, limits)
+    if not mask.has_transparency_data:
+        raise _fault("has no transparent parts: they are what is drawn again")
+    return _encoded(ImageOps.invert(_opacity(mask)))
+
+
+def white_as_it_is(encoded: str, limits: Limits, *, inverted: bool, blur_px: tuple[int, int]) -> str:
+    """The mask of a job from one that is white where to paint anew, or opaque if it is not so everywhere.
+
+    `blur_px` is the standard deviation of a Gaussian, across and down. As `white_where_transparent` in all else.
+    """
+    opened = _opened(encoded, limits)
+    mask = _opacity(opened)
+    if mask.getextrema() == (255, 255):
+        mask = opened.convert("L")
+    if inverted:
+        mask = ImageOps.invert(mask)
+    if any(blur_px):
+        mask = mask.filter(ImageFilter.GaussianBlur(blur_px))
+    return _encoded(mask)
+
+
+def _opened(encoded: str, limits: Limits) -> PillowImage.Image:
+    """The picture in base64 (a data: URL too), read whole and upright. Takes milliseconds. Raises InvalidRequest."""
     try:
-        data = base64.b64decode(content, validate=True)
-    except (binascii.Error, ValueError):
-        raise fault("must be base64") from None
+        picture = read_picture(encoded, limits)
+    except Unreadable as unreadable:
+        raise _fault(str(unreadable)) from None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PillowImage.DecompressionBombWarning)
-            mask = PillowImage.open(io.BytesIO(data), formats=FORMATS)
-    except Exception:  # whatever a broken file makes a decoder raise, with addresses in its text
-        raise fault("must be a PNG, JPEG or WebP picture") from None
-    if mask.width * mask.height > limits.max_pixels:
-        raise fault(f"may have at most {limits.max_pixels} pixels")
-    try:
+        mask = PillowImage.open(io.BytesIO(picture.data), formats=FORMATS)
         mask.load()
-    except Exception:
-        raise fault("cannot be decoded: the file is damaged or cut off") from None
-    return mask
+        return ImageOps.exif_transpose(mask)
+    except Exception:  # whatever a broken file makes a decoder raise, with addresses in its text
+        raise _fault("cannot be decoded: the file is damaged or cut off") from None
 
 
-def opacity(mask: PillowImage.Image) -> PillowImage.Image:
+def _opacity(mask: PillowImage.Image) -> PillowImage.Image:
     """Grey, white where `mask` is opaque."""
     return mask.convert("RGBA").getchannel("A")
 
 
-def encode_mask(mask: PillowImage.Image) -> str:
+def _encoded(mask: PillowImage.Image) -> str:
     """A grey picture as the `mask` of a job."""
     buffer = io.BytesIO()
     mask.save(buffer, "PNG", compress_level=PNG_LEVEL)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def fault(message: str) -> InvalidRequest:
+def _fault(message: str) -> InvalidRequest:
     """What is wrong with a mask."""
     return InvalidRequest(FieldFault("mask", message))

@@ -11,7 +11,7 @@ from typing import Any, assert_never
 from worker.jobs.events import Cancelled, Completed, Event, Failed, Image, Preview, Progress, Queued, Started, Timings
 from worker.jobs.job import Job
 from worker.jobs.log import Entry
-from worker.jobs.params import JobParams
+from worker.jobs.params import JobParams, Picture
 
 Json = dict[str, Any]
 PREVIEWS_REMEMBERED = 16
@@ -59,6 +59,21 @@ def params_json(params: JobParams) -> Json:
         "seed": params.seed,
         "num_images": params.num_images,
         "sampler": params.sampler,
+        "image": params.image and _size(params.image),
+        "mask": params.mask and _size(params.mask),
+        "strength": params.strength,
+        "loras": [{"name": one.name, "scale": one.scale} for one in params.loras],
+        "controls": [
+            {
+                "name": one.name,
+                "image": _size(one.image),
+                "scale": one.scale,
+                "start": one.start,
+                "end": one.end,
+                "preprocessor": one.preprocessor.value,
+            }
+            for one in params.controls
+        ],
         "preview": preview and {"every": preview.every, "size": preview.size, "format": preview.format.value},
         "output": {
             "format": output.format.value,
@@ -70,6 +85,11 @@ def params_json(params: JobParams) -> Json:
         "on_disconnect": params.on_disconnect.value,
         "timeout_s": params.timeout_s,
     }
+
+
+def _size(picture: Picture) -> Json:
+    """What is shown of a picture that came with the job."""
+    return {"width": picture.width, "height": picture.height, "bytes": picture.size_bytes}
 
 
 def image_json(job_id: str, image: Image) -> Json:

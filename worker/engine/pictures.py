@@ -18,27 +18,17 @@ from worker.errors import InvalidInput
 from worker.jobs.params import Picture
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-BACKGROUND = (255, 255, 255)
+WHITE, BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
 
 
 def read_pixels(picture: Picture, width: int, height: int) -> Pixels:
     """Its colours; what is transparent lies on white.  # [height, width, 3]. Raises InvalidInput."""
-    opened = _open(picture, "image")
-    if opened.mode != "RGB":
-        coloured = opened.convert("RGBA")
-        background = PillowImage.new("RGBA", coloured.size, BACKGROUND)
-        opened = PillowImage.alpha_composite(background, coloured).convert("RGB")
-    return np.asarray(_resized(opened, width, height))
+    return np.asarray(_resized(_read(picture, "image", "RGB", WHITE), width, height))
 
 
 def read_mask(picture: Picture, width: int, height: int) -> npt.NDArray[np.float32]:
     """Its brightness from 0 to 1; what is transparent counts as black.  # [height, width]. Raises InvalidInput."""
-    opened = _open(picture, "mask")
-    if opened.mode != "L":
-        coloured = opened.convert("RGBA")
-        background = PillowImage.new("RGBA", coloured.size, (0, 0, 0, 255))
-        opened = PillowImage.alpha_composite(background, coloured).convert("L")
-    return np.asarray(_resized(opened, width, height), dtype=np.float32) / 255.0
+    return np.asarray(_resized(_read(picture, "mask", "L", BLACK), width, height), dtype=np.float32) / 255.0
 
 
 def resize(pixels: Pixels, width: int, height: int) -> Pixels:
@@ -48,16 +38,23 @@ def resize(pixels: Pixels, width: int, height: int) -> Pixels:
     return np.asarray(_resized(PillowImage.fromarray(pixels), width, height))
 
 
-def _open(picture: Picture, name: str) -> PillowImage.Image:
+def _read(picture: Picture, name: str, mode: str, background: tuple[int, int, int, int]) -> PillowImage.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PillowImage.DecompressionBombWarning)
             opened = PillowImage.open(io.BytesIO(picture.data), formats=FORMATS)
-            upright = ImageOps.exif_transpose(opened)
-            upright.load()
-            return upright
+            return _flattened(ImageOps.exif_transpose(opened), background).convert(mode)
     except Exception:  # whatever a broken file makes a decoder raise, with addresses in its text
         raise InvalidInput(f"The {name} cannot be decoded: the file is damaged or cut off") from None
+
+
+def _flattened(picture: PillowImage.Image, background: tuple[int, int, int, int]) -> PillowImage.Image:
+    if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip instead of scaling
+        return PillowImage.fromarray((np.asarray(picture, dtype=np.float64) / 257.0).astype(np.uint8))
+    if not picture.has_transparency_data:
+        return picture
+    coloured = picture.convert("RGBA")
+    return PillowImage.alpha_composite(PillowImage.new("RGBA", coloured.size, background), coloured)
 
 
 def _resized(picture: PillowImage.Image, width: int, height: int) -> PillowImage.Image:

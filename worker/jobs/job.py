@@ -115,7 +115,8 @@ class Job:
 
     def _end(self, status: Status, timings: Timings, at: datetime) -> None:
         self.status, self.timings = status, timings
-        self.params = self.params.without_pictures()
+        if self.params.has_pictures:
+            self.params = self.params.without_pictures()
         self.position = self.eta_s = None
         self.ended_at = time.monotonic() - (datetime.now(UTC) - at).total_seconds()
         self.finished_at = at

@@ -73,6 +73,9 @@ class Picture:
     `data` is let go of when the job has ended; `size_bytes` is what it was.
     """
 
+    __pydantic_config__ = {"ser_json_bytes": "base64", "val_json_bytes": "base64"}  # noqa: RUF012
+    # For whoever writes it down as JSON: bytes are not text.
+
     width: int
     height: int
     size_bytes: int
@@ -147,6 +150,11 @@ class JobParams:
     def steps_drawn(self) -> int:
         """How many steps are done."""
         return self.steps - self.first_step
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether pictures came with it."""
+        return self.image is not None or bool(self.controls)
 
     def without_pictures(self) -> JobParams:
         """The same with the bytes of its pictures let go of."""

@@ -50,6 +50,7 @@ CREATE TABLE expired (number INTEGER PRIMARY KEY, id TEXT NOT NULL) STRICT;
 """
 INSERT_JOB = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"
 """With the job's first event, so that accepting is one statement: between two of them another thread may come in."""
+UPDATE_PARAMS = "UPDATE jobs SET params = ? WHERE number = ?"
 INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?)"
 
 Statement = tuple[str, tuple[Any, ...]]
@@ -131,13 +132,15 @@ class SqliteJournal:
     def record(self, entries: Iterable[tuple[Job, Entry]]) -> None:
         """As `Journal` has it."""
         now = datetime.now(UTC)
-        self._write_or_keep(
-            [
-                _event(self._numbers[job.id], entry, now)
-                for job, entry in entries
-                if not (job.id in self._unkept and isinstance(entry.event, Completed))
-            ]
-        )
+        statements: list[Statement] = []
+        for job, entry in entries:
+            if job.id in self._unkept and isinstance(entry.event, Completed):
+                continue
+            number = self._numbers[job.id]
+            statements.append(_event(number, entry, now))
+            if entry.is_ending and job.params.has_pictures:  # whose bytes the job has let go of
+                statements.append((UPDATE_PARAMS, (write_params(job.params), number)))
+        self._write_or_keep(statements)
 
     def keep_images(self, job_id: str, images: Sequence[Image]) -> None:
         """As `Journal` has it."""

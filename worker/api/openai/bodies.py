@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from worker.api.body import Strict, Text, parse_job
+from worker.api.body import parse_job
+from worker.api.request import Strict, Text
 from worker.errors import FieldFault, InvalidRequest, ModelMismatch
 from worker.jobs.params import ImageFormat, JobParams, Limits, ModelFacts, PreviewParams
 

@@ -8,9 +8,10 @@ from typing import Any
 from fastapi import Request
 from pydantic import Field, ValidationError
 
-from worker.api.body import Strict, field_faults, load_json, media_type_of, read_body, schema_of
+from worker.api.body import beside, field_faults, load_json, media_type_of, read_body
 from worker.api.openai.bodies import ImageRequest
 from worker.api.openai.form import parse_form
+from worker.api.request import Strict, schema_of
 from worker.errors import FieldFault, InvalidRequest
 from worker.jobs.params import Limits, Task
 
@@ -50,16 +51,31 @@ class EditRequest(ImageRequest):
 
 async def read_edit(request: Request, limits: Limits) -> EditRequest:
     """The body of an edit. Raises UnsupportedMediaType, BodyTooLarge, MalformedBody, InvalidRequest."""
+    if media_type_of(request) == FORM:
+        body = await read_body(request, limits, FORM)
+        content_type = request.headers["content-type"]
+        return await beside(body, limits, lambda: _parsed_form(body, content_type, limits))
+    body = await read_body(request, limits)
+    return await beside(body, limits, lambda: _parsed_json(body, limits))
+
+
+def _parsed_form(body: bytes, content_type: str, limits: Limits) -> EditRequest:
+    fields = _from_form(body, content_type, limits)
     try:
-        if media_type_of(request) == FORM:
-            body = await read_body(request, limits, FORM)
-            asked = EditRequest.model_validate_strings(_from_form(body, request.headers["content-type"], limits))
-        else:
-            body = await read_body(request, limits)
-            load_json(body, limits, PICTURE_FIELDS)
-            asked = EditRequest.model_validate_json(body)
+        return _with_one_picture(EditRequest.model_validate_strings(fields))
     except ValidationError as invalid:
         raise InvalidRequest(*field_faults(invalid)) from None
+
+
+def _parsed_json(body: bytes, limits: Limits) -> EditRequest:
+    load_json(body, limits, PICTURE_FIELDS)
+    try:
+        return _with_one_picture(EditRequest.model_validate_json(body))
+    except ValidationError as invalid:
+        raise InvalidRequest(*field_faults(invalid)) from None
+
+
+def _with_one_picture(asked: EditRequest) -> EditRequest:
     if bool(asked.image) == bool(asked.images):
         raise InvalidRequest(FieldFault("image", "there must be one picture, as image or as images"))
     return asked

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from typing import Any
 
+import anyio
 from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
-from worker.api.body import field_faults, load_json, openapi_body, read_body
+from worker.api.body import field_faults, load_json, read_body
 from worker.api.ending import until_ended
+from worker.api.masks import white_where_transparent
 from worker.api.openai.bodies import NO_SUCH_MODEL, ImageRequest, as_params, names_model
 from worker.api.openai.edits import openapi_edit, read_edit
-from worker.api.openai.mask import white_where_transparent
 from worker.api.openai.stream import PictureStream
 from worker.api.openai.wire import Kind, model_json, pictures_json
+from worker.api.request import openapi_body
 from worker.api.stream import StreamTimes
 from worker.api.trace import read_trace
 from worker.errors import InvalidRequest, ModelMismatch
-from worker.jobs.params import ModelFacts
+from worker.jobs.params import JobParams, ModelFacts
 from worker.jobs.service import JobService
 from worker.metrics import Metrics
 
@@ -33,9 +36,10 @@ def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: Stre
     """Routes under `/v1/images` and `/v1/models`."""
     routes = APIRouter(tags=["openai"])
     created = int(time.time())
+    limits = service.limits
+    one_mask_at_a_time = anyio.CapacityLimiter(1)
 
-    async def draw(request: Request, kind: Kind, asked: ImageRequest, pictures: dict[str, str]) -> Response:
-        params = as_params(asked, pictures, facts, service.limits)
+    async def draw(request: Request, kind: Kind, asked: ImageRequest, params: JobParams) -> Response:
         trace_id, passed_on = read_trace(request)
         job, _ = service.submit(params, trace_id=trace_id)
         headers = {"X-Request-Id": job.id} | passed_on
@@ -53,13 +57,13 @@ def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: Stre
     )
     async def generate(request: Request) -> Response:
         """Waits for the pictures, or streams partial and finished ones. A client that leaves cancels its job."""
-        body = await read_body(request, service.limits)
-        load_json(body, service.limits, picture_fields=())
+        body = await read_body(request, limits)
+        load_json(body, limits, picture_fields=())
         try:
             asked = ImageRequest.model_validate_json(body)
         except ValidationError as invalid:
             raise InvalidRequest(*field_faults(invalid)) from None
-        return await draw(request, "image_generation", asked, {})
+        return await draw(request, "image_generation", asked, as_params(asked, {}, facts, limits))
 
     @routes.post(
         "/v1/images/edits",
@@ -70,11 +74,13 @@ def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: Stre
     )
     async def edit(request: Request) -> Response:
         """As generations; with a mask, what is transparent in it is drawn again and the rest stays."""
-        asked = await read_edit(request, service.limits)
-        mask = asked.encoded_mask
-        if mask is not None:
-            mask = await asyncio.to_thread(white_where_transparent, mask, service.limits)
-        return await draw(request, "image_edit", asked, {} if mask is None else {"mask": mask})
+        asked = await read_edit(request, limits)
+        pictures = {}
+        if asked.encoded_mask is not None:
+            decode = functools.partial(white_where_transparent, asked.encoded_mask, limits)
+            pictures["mask"] = await anyio.to_thread.run_sync(decode, limiter=one_mask_at_a_time)
+        params = await asyncio.to_thread(as_params, asked, pictures, facts, limits)
+        return await draw(request, "image_edit", asked, params)
 
     @routes.get("/v1/models", summary="List the loaded model, as the OpenAI API has it")
     async def list_models() -> dict[str, Any]:

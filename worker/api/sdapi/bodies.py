@@ -10,13 +10,15 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from worker.api.body import Text, field_faults, parse_job
+from worker.api.body import field_faults, load_json, parse_job
+from worker.api.masks import white_as_it_is
+from worker.api.request import Text
 from worker.api.sdapi import samplers
-from worker.api.sdapi.mask import prepared
 from worker.api.sdapi.neutral import NEUTRAL, NEUTRAL_OF_PICTURES, ONLY_WITH, refused
 from worker.errors import FieldFault, InvalidRequest
 from worker.jobs.params import JobParams, Limits, ModelFacts, Task
 
+PICTURE_FIELDS = (b'"init_images"',)
 PREVIEW = {"every": 5, "size": 512, "format": "jpeg"}
 """For whoever asks `progress` for the picture so far."""
 MAX_IMAGES = 8
@@ -108,11 +110,12 @@ class ImageToImage(TextToImage):
         blur = self.mask_blur or 0
         x, y = self.mask_blur_x, self.mask_blur_y
         blur_px = (blur if x is None else x, blur if y is None else y)
-        return {"mask": prepared(self.mask, limits, inverted=self.inpainting_mask_invert == 1, blur_px=blur_px)}
+        return {"mask": white_as_it_is(self.mask, limits, inverted=self.inpainting_mask_invert == 1, blur_px=blur_px)}
 
 
-def read(form: type[TextToImage], body: bytes) -> TextToImage:
-    """The body as one of these forms. Raises InvalidRequest with every fault."""
+def read(form: type[TextToImage], body: bytes, limits: Limits) -> TextToImage:
+    """The body as one of these forms. Raises BodyTooLarge, MalformedBody, InvalidRequest with every fault."""
+    load_json(body, limits, PICTURE_FIELDS)
     try:
         asked = form.model_validate_json(body)
     except ValidationError as invalid:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
+import anyio
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from worker.api.body import load_json, openapi_body, read_body
+from worker.api.body import beside, read_body
 from worker.api.ending import until_ended
+from worker.api.request import openapi_body
 from worker.api.sdapi import samplers
 from worker.api.sdapi.bodies import ImageToImage, TextToImage, as_params, read
 from worker.api.sdapi.current import CurrentJobs
@@ -19,20 +20,19 @@ from worker.errors import FieldFault, InvalidRequest
 from worker.jobs.params import ModelFacts
 from worker.jobs.service import JobService
 
-PICTURE_FIELDS = (b'"init_images"',)
-
 
 def router(service: JobService, facts: ModelFacts) -> APIRouter:
     """Routes under `/sdapi/v1`."""
     routes = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
     jobs = CurrentJobs()
+    limits = service.limits
+    one_mask_at_a_time = anyio.CapacityLimiter(1)
 
     async def draw(request: Request, form: type[TextToImage]) -> Response:
-        body = await read_body(request, service.limits)
-        load_json(body, service.limits, PICTURE_FIELDS)
-        asked = read(form, body)
-        pictures = await asyncio.to_thread(asked.pictures, service.limits)
-        params = as_params(asked, pictures, facts, service.limits)
+        body = await read_body(request, limits)
+        asked = await beside(body, limits, lambda: read(form, body, limits))
+        pictures = await anyio.to_thread.run_sync(asked.pictures, limits, limiter=one_mask_at_a_time)
+        params = await beside(body, limits, lambda: as_params(asked, pictures, facts, limits))
         trace_id, passed_on = read_trace(request)
         job, _ = service.submit(params, trace_id=trace_id)
         with jobs.watching(job) as watched:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.serving import smaller
-from worker.api.openai.mask import white_where_transparent
+from worker.api.masks import white_where_transparent
 from worker.errors import InvalidRequest
 
 LIMITS = smaller()

@@ -1,0 +1,80 @@
+"""What the loaded model and the worker's limits speak against in a request that is well-formed."""
+
+from __future__ import annotations
+
+from worker.api.pictures import Pictures
+from worker.api.request import MAX_SEED, JobRequest
+from worker.errors import FieldFault
+from worker.jobs.params import Limits, ModelFacts, Task
+
+
+def unmet_limits(asked: JobRequest, pictures: Pictures, facts: ModelFacts, limits: Limits) -> list[FieldFault]:
+    """What the loaded model or the worker's limits speak against."""
+    faults = _adapters(asked, facts)
+    width, height = size_of(asked, pictures, facts)
+    steps = asked.steps or facts.steps
+    if Task(asked.task) in facts.tasks:
+        faults += _pictures_of_task(asked)
+    else:
+        faults.append(FieldFault("task", f"must be one of {', '.join(facts.tasks)}"))
+    for name, given, side in (("width", asked.width, width), ("height", asked.height, height)):
+        if given is None and pictures.image is not None:
+            if not limits.min_side_px <= side <= limits.max_side_px:
+                told = f"is {side} pixels; give a {name} from {limits.min_side_px} to {limits.max_side_px}"
+                faults.append(FieldFault("image", f"its {name} {told}"))
+            continue
+        if side % facts.multiple:
+            faults.append(FieldFault(name, f"must be a multiple of {facts.multiple}"))
+        if not limits.min_side_px <= side <= limits.max_side_px:
+            faults.append(FieldFault(name, f"must be from {limits.min_side_px} to {limits.max_side_px}"))
+    if max(width, height) > limits.max_side_px:
+        pass  # what follows from too long a side is no fault of other fields
+    elif width * height > limits.max_pixels:
+        faults.append(FieldFault("width", f"width x height must be at most {limits.max_pixels}"))
+    elif width * height * steps * asked.num_images > limits.max_work:
+        faults.append(FieldFault("steps", f"width x height x steps x num_images must be at most {limits.max_work}"))
+    if (asked.seed or 0) + asked.num_images - 1 > MAX_SEED:
+        faults.append(FieldFault("seed", f"seed + num_images - 1 must be at most {MAX_SEED}"))
+    if asked.sampler is not None and asked.sampler not in facts.samplers:
+        faults.append(FieldFault("sampler", f"must be one of {', '.join(facts.samplers)}"))
+    if asked.timeout_s is not None and asked.timeout_s > limits.timeout_s:
+        faults.append(FieldFault("timeout_s", f"must be at most {limits.timeout_s:g}"))
+    for name, text in asked.labels.items():
+        if not name or "\x00" in name or max(len(name), len(text)) > limits.label_characters:
+            faults.append(FieldFault("labels", f"names and values hold 1 to {limits.label_characters} characters"))
+            break
+    return faults
+
+
+def size_of(asked: JobRequest, pictures: Pictures, facts: ModelFacts) -> tuple[int, int]:
+    """Width and height of what is to be drawn."""
+    usual = pictures.image or facts
+    return asked.width or usual.width, asked.height or usual.height
+
+
+def _pictures_of_task(asked: JobRequest) -> list[FieldFault]:
+    """Fields that belong to a task are asked for by that one, and refused by the others."""
+    task = Task(asked.task)
+    fields = (
+        ("image", asked.image, task.takes_image, "image-to-image and inpainting"),
+        ("mask", asked.mask, task is Task.INPAINTING, "inpainting"),
+    )
+    faults = []
+    for name, value, taken, tasks in fields:
+        if taken and value is None:
+            faults.append(FieldFault(name, f"is required for {task}"))
+        elif value is not None and not taken:
+            faults.append(FieldFault(name, f"is for {tasks} alone"))
+    if asked.strength is not None and not task.takes_image:
+        faults.append(FieldFault("strength", "is for image-to-image and inpainting alone"))
+    return faults
+
+
+def _adapters(asked: JobRequest, facts: ModelFacts) -> list[FieldFault]:
+    """Adapters that the worker does not have."""
+    faults = []
+    if asked.loras:
+        faults.append(FieldFault("loras", "none is offered by this worker"))
+    if asked.controls:
+        faults.append(FieldFault("controls", "none is offered by this worker"))
+    return faults
