@@ -39,8 +39,8 @@ class Room:
     may: tuple[str, ...] = ()
     may_for_types: tuple[str, ...] = ()
     may_not: tuple[str, ...] = ()
-    only_in: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
-    """Modules that one file of the room imports, or a few, and no other."""
+    only_in: dict[str, str] = field(default_factory=dict)
+    """Modules that one file of the room imports and no other."""
 
 
 # The most particular room that a file lies in is its own.
@@ -81,7 +81,6 @@ ROOMS = (
             *("shared_worker.device", "worker.errors", "worker.jobs.params"),
         ),
         may_not=("asyncio",),
-        only_in={"safetensors": ("/conversion.py", "/vectors.py")},
     ),
     Room(
         "worker/models/builtin",

@@ -28,7 +28,7 @@ KEYS = {
     "started": {"type", "job_id", "attempt"},
     "progress": {"type", "job_id", "step", "steps", "percent", "eta_s"},
     "preview": {"type", "job_id", "step", "steps", "image", "format", "width", "height"},
-    "completed": {"type", "job_id", "images", "timings"},
+    "completed": {"type", "job_id", "images", "warnings", "timings"},
     "failed": {"type", "job_id", "code", "message", "retriable"},
     "cancelled": {"type", "job_id", "reason"},
 }

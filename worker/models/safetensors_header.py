@@ -46,7 +46,7 @@ BITS = {
 COMPUTED_WITH = ("F16", "BF16", "F32", "F64")
 OTHER_FORMATS = (
     (b"PK\x03\x04", "pickled weights in a zip file (PyTorch's format)"),
-    (b"\x80", "pickled weights"),
+    *((bytes((0x80, protocol)), "pickled weights") for protocol in (2, 3, 4, 5)),
     (b"\x1f\x8b", "a gzip file"),
     (b"GGUF", "a GGUF file"),
     (b"version https://git-lfs", "a pointer of Git LFS, and not the file itself"),
@@ -84,7 +84,7 @@ class Header:
 
 
 def read_header(file: Path, told: str = "the file") -> Header:
-    """Read and check a header. Raises ModelUnusable, which calls the file what it is `told` by, not by its place."""
+    """Read and check a header. Raises ModelUnusable, which calls the file `told` and does not name its place."""
     try:
         with file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size

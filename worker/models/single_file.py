@@ -61,8 +61,10 @@ class SingleFile:
             self.configs = _shipped(self.header, shapes)
         elif not Path(config).is_dir() and config in KINDS:
             self.configs = ShippedConfigs(config)
-        else:
+        elif Path(config).is_dir():
             self.configs = DiffusersFolder(Path(config))
+        else:
+            raise ModelUnusable(f"--model-config names neither a folder nor a kind that ships: {', '.join(KINDS)}")
         self._refuse_another(shapes)
 
     @property
