@@ -12,7 +12,7 @@ import pytest
 
 from tests.api.openai.conftest import client_of, eventually_cancelled, newest, picture
 from tests.conftest import eventually
-from tests.fakes import FailsAtStep, FailsToDecode, OutOfMemory, StepByStep
+from tests.fakes import FailsAtStep, FailsToDecode, OutOfMemory, Paced, StepByStep
 from tests.serving import LEAKS, WAIT_S, ServedWorker, smaller
 from worker import errors
 
@@ -278,3 +278,15 @@ def test_a_job_that_somebody_cancels_is_an_error(serve: Serve) -> None:
             asked.result(WAIT_S)
     assert cancelled.value.code == "job_cancelled"
     assert cancelled.value.response.headers["x-should-retry"] == "false"
+
+
+def test_a_job_that_the_shutdown_ends_is_an_error(serve: Serve) -> None:
+    worker = serve(Paced(0.02))
+    with client_of(worker) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.images.generate, prompt="x", extra_body={"num_inference_steps": 150})
+        eventually(lambda: worker.client.get("/v1/jobs").json()["jobs"])
+        worker.begin_shutdown()
+        with pytest.raises(openai.InternalServerError) as ended:
+            asked.result(WAIT_S)
+    assert (ended.value.status_code, ended.value.code) == (503, "draining")
+    assert ended.value.response.headers["x-should-retry"] == "true"

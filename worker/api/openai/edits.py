@@ -48,6 +48,10 @@ class EditRequest(ImageRequest):
         job = super().as_job() | {"task": task.value, "image": image}
         return job if self.strength is None else job | {"strength": self.strength}
 
+    def without_pictures(self) -> EditRequest:
+        """What is still asked of it while the job is drawn, which has its own copy of the pictures."""
+        return self.model_copy(update={"image": None, "images": None, "mask": None})
+
 
 async def read_edit(request: Request, limits: Limits) -> EditRequest:
     """The body of an edit. Raises UnsupportedMediaType, BodyTooLarge, MalformedBody, InvalidRequest."""

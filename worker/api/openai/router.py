@@ -65,6 +65,15 @@ def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: Stre
             raise InvalidRequest(*field_faults(invalid)) from None
         return await draw(request, "image_generation", asked, as_params(asked, {}, facts, limits))
 
+    async def read(request: Request) -> tuple[ImageRequest, JobParams]:
+        asked = await read_edit(request, limits)
+        pictures = {}
+        if asked.encoded_mask is not None:
+            decode = functools.partial(white_where_transparent, asked.encoded_mask, limits)
+            pictures["mask"] = await anyio.to_thread.run_sync(decode, limiter=one_mask_at_a_time)
+        params = await asyncio.to_thread(as_params, asked, pictures, facts, limits)
+        return asked.without_pictures(), params
+
     @routes.post(
         "/v1/images/edits",
         summary="Draw pictures from a picture, as the OpenAI API has it",
@@ -74,12 +83,7 @@ def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: Stre
     )
     async def edit(request: Request) -> Response:
         """As generations; with a mask, what is transparent in it is drawn again and the rest stays."""
-        asked = await read_edit(request, limits)
-        pictures = {}
-        if asked.encoded_mask is not None:
-            decode = functools.partial(white_where_transparent, asked.encoded_mask, limits)
-            pictures["mask"] = await anyio.to_thread.run_sync(decode, limiter=one_mask_at_a_time)
-        params = await asyncio.to_thread(as_params, asked, pictures, facts, limits)
+        asked, params = await read(request)
         return await draw(request, "image_edit", asked, params)
 
     @routes.get("/v1/models", summary="List the loaded model, as the OpenAI API has it")

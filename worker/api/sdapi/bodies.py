@@ -63,10 +63,6 @@ class TextToImage(BaseModel):
         """How many pictures are drawn."""
         return (self.batch_size or 1) * (self.n_iter or 1)
 
-    def pictures(self, limits: Limits) -> dict[str, str]:
-        """Fields of the job that have to be read first."""
-        return {}
-
     def as_job(self) -> dict[str, Any]:
         """The body that would be posted to `/v1/jobs` for it, without a sampler."""
         return {
@@ -103,8 +99,12 @@ class ImageToImage(TextToImage):
         begin = {"task": task.value, "image": self.init_images[0], "strength": self.denoising_strength}
         return super().as_job() | begin
 
-    def pictures(self, limits: Limits) -> dict[str, str]:
-        """The job's mask. Takes milliseconds. Raises InvalidRequest."""
+    def without_pictures(self) -> ImageToImage:
+        """What is still asked of it while the job is drawn, which has its own copy of the pictures."""
+        return self.model_copy(update={"init_images": [], "mask": None})
+
+    def read_mask(self, limits: Limits) -> dict[str, str]:
+        """The job's mask, if there is one. Takes milliseconds. Raises InvalidRequest."""
         if self.mask is None:
             return {}
         blur = self.mask_blur or 0
@@ -126,7 +126,10 @@ def read(form: type[TextToImage], body: bytes, limits: Limits) -> TextToImage:
 
 
 def as_params(asked: TextToImage, pictures: dict[str, str], facts: ModelFacts, limits: Limits) -> JobParams:
-    """The job's parameters. Raises InvalidRequest with this API's names, BodyTooLarge."""
+    """The job's parameters; `pictures` are fields of the job that had to be read first.
+
+    Raises InvalidRequest with this API's names, BodyTooLarge.
+    """
     job, faults = asked.as_job() | pictures, []
     if asked.images > MAX_IMAGES:
         faults.append(FieldFault("batch_size", f"batch_size x n_iter must be at most {MAX_IMAGES}"))

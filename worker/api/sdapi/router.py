@@ -17,7 +17,7 @@ from worker.api.sdapi.current import CurrentJobs
 from worker.api.sdapi.wire import embeddings_json, model_json, pictures_json, progress_json, sampler_json
 from worker.api.trace import read_trace
 from worker.errors import FieldFault, InvalidRequest
-from worker.jobs.params import ModelFacts
+from worker.jobs.params import JobParams, ModelFacts
 from worker.jobs.service import JobService
 
 
@@ -28,11 +28,17 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
     limits = service.limits
     one_mask_at_a_time = anyio.CapacityLimiter(1)
 
-    async def draw(request: Request, form: type[TextToImage]) -> Response:
+    async def read_job(request: Request, form: type[TextToImage]) -> tuple[TextToImage, JobParams]:
         body = await read_body(request, limits)
         asked = await beside(body, limits, lambda: read(form, body, limits))
-        pictures = await anyio.to_thread.run_sync(asked.pictures, limits, limiter=one_mask_at_a_time)
+        if not isinstance(asked, ImageToImage):
+            return asked, as_params(asked, {}, facts, limits)
+        pictures = await anyio.to_thread.run_sync(asked.read_mask, limits, limiter=one_mask_at_a_time)
         params = await beside(body, limits, lambda: as_params(asked, pictures, facts, limits))
+        return asked.without_pictures(), params
+
+    async def draw(request: Request, form: type[TextToImage]) -> Response:
+        asked, params = await read_job(request, form)
         trace_id, passed_on = read_trace(request)
         job, _ = service.submit(params, trace_id=trace_id)
         with jobs.watching(job) as watched:
