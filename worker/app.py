@@ -58,7 +58,7 @@ def create_app(
             CORSMiddleware,
             allow_origins=list(cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "traceparent"],
+            allow_headers=["*"],  # clients bring headers of their own
             expose_headers=["Location", "Retry-After", "ETag", "traceparent"],
             max_age=PREFLIGHT_S,
         )
