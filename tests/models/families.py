@@ -40,7 +40,12 @@ def write_sd2(folder: Path) -> Path:
 
 
 def write_sdxl(
-    folder: Path, *, takes_mask: bool = False, scheduler: Mapping[str, Any] = SDXL_SCHEDULER, **config: Any
+    folder: Path,
+    *,
+    takes_mask: bool = False,
+    scheduler: Mapping[str, Any] = SDXL_SCHEDULER,
+    vae: Mapping[str, Any] | None = None,
+    **config: Any,
 ) -> Path:
     """Two text encoders, of which the second projects; its tokenizer pads with another token."""
     with torch.random.fork_rng():
@@ -70,7 +75,7 @@ def write_sdxl(
                     parameter *= 3
         kind = "StableDiffusionXLInpaintPipeline" if takes_mask else "StableDiffusionXLPipeline"
         getattr(diffusers, kind)(
-            vae=parts.vae(scaling_factor=0.13025),
+            vae=parts.vae(scaling_factor=0.13025, **(vae or {})),
             text_encoder=parts.clip(one),
             text_encoder_2=parts.clip(two, projects=True),
             tokenizer=one,

@@ -23,7 +23,7 @@ from worker.models.builtin.training.tokenizer import write_tokenizer
 
 T5_WIDTH = 80
 """More than two CLIPs side by side have."""
-T5_WORDS = "a an the red green blue yellow circle star ring square on left right large small of and".split()
+T5_WORDS = ("a", "the", "red", "green", "blue", "yellow", "circle", "star", "ring", "on", "left", "large", "of", "and")
 
 
 def clip_tokenizer(folder: Path, pad: str | None = None) -> CLIPTokenizer:

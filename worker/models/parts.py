@@ -99,7 +99,15 @@ def _from_folder(source: DiffusersFolder, part: str, cls: Any, dtype: str) -> tu
         # It streams weights with accelerate where that is installed; it is not needed here.
         options["low_cpu_mem_usage"] = False
     loaded, told = cls.from_pretrained(source.folder / part, **options)
+    if cls.__module__.startswith("diffusers."):
+        # It takes all weights in the file's own types where the first one has the type that it expects.
+        to_dtype(loaded, TORCH_DTYPES[dtype])
     return loaded, told["missing_keys"]
+
+
+def to_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """What `model.to(dtype)` does; that of diffusers warns each time that none of its modules need full precision."""
+    torch.nn.Module.to(model, dtype)
 
 
 def _require_words(tokenizer: Any, config: Any) -> None:

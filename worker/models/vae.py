@@ -9,6 +9,7 @@ from typing import cast
 import torch
 
 from worker.models.imports import put_off_siblings
+from worker.models.parts import to_dtype
 
 put_off_siblings()
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: E402
@@ -53,12 +54,12 @@ class Vae:
     def _in(self, dtype: torch.dtype) -> Iterator[AutoencoderKL]:
         """The VAE in `dtype` for now, then as it was."""
         if self._vae.dtype != dtype:
-            self._vae.to(dtype)
+            to_dtype(self._vae, dtype)
         try:
             yield self._vae
         finally:
             if self._vae.dtype != self._dtype:
-                self._vae.to(self._dtype)
+                to_dtype(self._vae, self._dtype)
 
 
 def _scale_and_shift(vae: AutoencoderKL) -> tuple[torch.Tensor, torch.Tensor]:
