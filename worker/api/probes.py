@@ -58,12 +58,13 @@ def router(
         """The worker, its model and defaults, tasks, samplers and limits."""
         model = asdict(facts)
         tasks, samplers, embeddings = model.pop("tasks"), model.pop("samplers"), model.pop("embeddings")
+        loras = model.pop("loras")
         return {
             "worker": worker_info().model_dump(mode="json"),
             "model": model,
             "tasks": [task.value for task in tasks],
             "samplers": list(samplers),
-            "loras": [],
+            "loras": list(loras),
             "controls": [],
             "embeddings": list(embeddings),
             "limits": asdict(service.limits),
