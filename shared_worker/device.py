@@ -13,6 +13,8 @@ from typing import Literal
 Backend = Literal["cpu", "cuda", "mps"]
 BF16_UNITS = {"amx_bf16", "avx512_bf16", "bf16"}
 """Processor flags, of x86 and of Arm."""
+BF16_CAPABILITY = 8
+"""CUDA's compute capability from which on matrix units take bfloat16: Ampere and what came after it."""
 
 
 class NoSuchDevice(Exception):
@@ -50,13 +52,21 @@ def find_device(backend: Backend, index: int = 0) -> Device:
 
 
 def usual_dtype(device: Device, flags: Set[str] | None = None) -> str:
-    """Half precision where the device has units for it: without them a CPU is slower in bfloat16 than in float32.
+    """Half precision where the device has units for it, and of both kinds bfloat16, in which nothing overflows.
 
-    `flags` are the processor's features as the kernel names them; it is asked if they are not given.
+    Without units a CPU is slower in bfloat16 than in float32, and a CUDA device emulates it. `flags` are the
+    processor's features as the kernel names them; it is asked if they are not given.
     """
-    if device.backend != "cpu":
-        return "float16"
-    return "bfloat16" if BF16_UNITS & (_processor_flags() if flags is None else flags) else "float32"
+    match device.backend:
+        case "cpu":
+            return "bfloat16" if BF16_UNITS & (_processor_flags() if flags is None else flags) else "float32"
+        case "cuda":
+            import torch
+
+            major, _ = torch.cuda.get_device_capability(device.torch_name)
+            return "bfloat16" if major >= BF16_CAPABILITY else "float16"
+        case "mps":
+            return "float16"
 
 
 def memory(device: Device) -> tuple[int | None, int | None]:

@@ -27,9 +27,10 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "tcd": ("TCDScheduler", {"clip_sample": False}),
     "unipc": ("UniPCMultistepScheduler", {}),
 }
+FLOWS: dict[str, tuple[str, dict[str, Any]]] = {"flow_euler": ("FlowMatchEulerDiscreteScheduler", {})}
 
 
 def stock_scheduler(sampler: str, config: Mapping[str, Any]) -> Any:
     """The scheduler as a user of diffusers makes it from a checkpoint's configuration."""
-    name, changes = SCHEDULERS[sampler]
+    name, changes = (SCHEDULERS | FLOWS)[sampler]
     return getattr(diffusers, name).from_config(dict(config), **changes)

@@ -144,6 +144,17 @@ def test_a_sampler_that_is_not_offered_gives_way() -> None:
         (Configs("AudioLDMPipeline"), "'AudioLDMPipeline' is not a pipeline that this worker serves"),
         (sd(UNET | {"in_channels": 8}), "a denoiser of 8 input channels on a latent of 4 is not served"),
         (flux(in_channels=384), "a denoiser of 384 input channels on a latent of 16 is not served"),
+        (
+            Configs(
+                "StableDiffusion3Pipeline", transformer=SD3_DENOISER | {"in_channels": 33}, vae=VAE_16, scheduler=FLOW
+            ),
+            "a denoiser of 33 input channels on a latent of 16 is not served",
+        ),
+        (sdxl(scheduler=FLOW), "a sdxl model with the scheduler 'FlowMatchEulerDiscreteScheduler' is not served"),
+        (
+            Configs("FluxPipeline", transformer=FLUX_DENOISER, vae=VAE_16, scheduler=EULER),
+            "a flux model with the scheduler 'EulerDiscreteScheduler' is not served",
+        ),
         (sd(UNET | {"time_cond_proj_dim": 256}), "a denoiser that takes its guidance as an input (time_cond_proj_dim)"),
         (sd({"cross_attention_dim": 768}), "the model's configuration lacks its sizes"),
         (sd(UNET | {"in_channels": "four"}), "the model's configuration lacks its sizes"),

@@ -18,7 +18,7 @@ from worker.errors import ModelUnusable
 from worker.models.folder import CODE_OR_PICKLE
 from worker.models.registry import DEFAULTS_FILE, Checkpoint, identify
 
-SAMPLERS = tuple(sampling.SAMPLERS)
+SAMPLERS = tuple(name for name in sampling.SAMPLERS if not name.startswith("flow_"))
 UNET = "unet/diffusion_pytorch_model.safetensors"
 PARTS = (UNET, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 from pathlib import Path
@@ -119,16 +120,15 @@ def load_stock(folder: Path, task: Task = Task.TEXT_TO_IMAGE) -> Any:
     return pipeline
 
 
-def by_stock(pipeline: Any, asked: JobParams, index: int = 0) -> npt.NDArray[np.uint8]:
-    """Image `index` of a job as the stock pipeline draws it, whose parts are taken for any task.  # [H, W, 3]"""
-    size = {"width": asked.width, "height": asked.height}
+def by_stock(pipeline: Any, asked: JobParams, index: int = 0, **more: Any) -> npt.NDArray[np.uint8]:
+    """Image `index` of a job as the stock pipeline draws it; `more` is for those that take it.  # [H, W, 3]"""
+    given: dict[str, Any] = {"width": asked.width, "height": asked.height}
     if asked.image is not None:
-        pictures = {"image": pil(asked.image), "strength": asked.strength}
-        if asked.mask is None:
-            size = {}
-        else:
-            pictures["mask_image"] = pil(asked.mask)
-        size |= pictures
+        given |= {"image": pil(asked.image), "strength": asked.strength}
+    if asked.mask is not None:
+        given["mask_image"] = pil(asked.mask)
+    taken = inspect.signature(pipeline.__call__).parameters
+    given = {name: value for name, value in (given | more).items() if name in taken}
     before = pipeline.scheduler
     pipeline.scheduler = stock_scheduler(asked.sampler, before.config)
     try:
@@ -138,7 +138,7 @@ def by_stock(pipeline: Any, asked: JobParams, index: int = 0) -> npt.NDArray[np.
             num_inference_steps=asked.steps,
             guidance_scale=asked.guidance_scale,
             generator=torch.Generator("cpu").manual_seed(asked.seed + index),
-            **size,
+            **given,
         ).images
     finally:
         pipeline.scheduler = before

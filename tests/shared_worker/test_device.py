@@ -36,6 +36,7 @@ def torch(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             is_available=lambda: True,
             device_count=lambda: 2,
             get_device_name=lambda index: f"GPU {index}",
+            get_device_capability=lambda name: {"cuda:0": (9, 0), "cuda:1": (7, 5)}[name],
             mem_get_info=lambda name: {"cuda:0": (30, 100), "cuda:1": (10, 40)}[name],
         ),
         backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: True)),
@@ -99,8 +100,26 @@ def test_half_precision_is_usual_where_the_device_has_units_for_it() -> None:
     assert usual_dtype(cpu, {"fpu", "avx2", "avx512f"}) == "float32"
     for unit in ("amx_bf16", "avx512_bf16", "bf16"):
         assert usual_dtype(cpu, {"fpu", unit}) == "bfloat16"
-    assert usual_dtype(Device("cuda", "cuda:0", "a GPU"), set()) == "float16"
     assert usual_dtype(cpu) in ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 0), "float16"), ((7, 5), "float16"), ((8, 0), "bfloat16"), ((8, 6), "bfloat16"), ((12, 0), "bfloat16")],
+)
+def test_a_cuda_device_computes_in_bfloat16_from_ampere_on(
+    torch: SimpleNamespace, capability: tuple[int, int], expected: str
+) -> None:
+    torch.cuda.get_device_capability = lambda name: capability
+    assert usual_dtype(find_device("cuda"), {"amx_bf16"}) == expected
+
+
+def test_each_cuda_device_is_asked_for_itself(torch: SimpleNamespace) -> None:
+    assert [usual_dtype(find_device("cuda", index)) for index in (0, 1)] == ["bfloat16", "float16"]
+
+
+def test_an_apple_gpu_computes_in_float16(torch: SimpleNamespace) -> None:
+    assert usual_dtype(find_device("mps"), {"bf16"}) == "float16"
 
 
 def test_what_is_free_on_the_cpu_is_within_the_machine() -> None:

@@ -22,6 +22,7 @@ from worker.engine.runner import Drawing, Pixels
 from worker.engine.sampling.plan import X0, Plan, X, advance, stack_tables
 from worker.engine.sampling.read_off import read_off
 from worker.engine.sampling.schedule import NoiseSchedule, UnsupportedSchedule
+from worker.engine.sampling.schedules import Schedule, read_schedule
 from worker.errors import InvalidInput, ModelUnusable, NanOutput
 from worker.jobs.params import JobParams
 
@@ -87,7 +88,7 @@ class Denoiser:
         """Load the model, and fit the preview map to its VAE."""
         self._model = self._load_model(lambda share: report(0.95 * share))
         try:
-            self._schedule = NoiseSchedule.from_config(self._model.scheduler_config)
+            self._schedule = read_schedule(self._model.scheduler_config)
         except UnsupportedSchedule as unsupported:
             raise ModelUnusable(f"the model's scheduler configuration is not supported: {unsupported}") from None
         self._prompts = Cache(self._model.encode_prompt, on_get=self._on_prompt)
@@ -107,7 +108,6 @@ class Denoiser:
         """One drawing an image: image k takes all its noise from the generator of seed + k, on the CPU in fp32."""
         with mapped_errors():
             model = self._model
-            plan = self._plans.get((params.sampler, params.steps, params.first_step))
             prompt = self._prompts.get(params.prompt)
             guided = model.guides(params.guidance_scale)
             negative = self._prompts.get(params.negative_prompt) if guided else None
@@ -116,9 +116,11 @@ class Denoiser:
                 empty = self._prompts.get("")
                 prompt, negative = prompt.as_long_as(negative, empty), negative.as_long_as(prompt, empty)
             width, height = _drawn_size(params, model.facts.multiple)
+            shape = model.latent_shape(width, height)
+            schedule = self._schedule.of_size(*shape[1:])
+            plan = self._plans.get((params.sampler, params.steps, params.first_step, schedule))
             frame = dict(model.frame(width, height, params.guidance_scale))
             source = Source(model, params, width, height)
-            shape = model.latent_shape(width, height)
             drawings = []
             for index in range(params.num_images):
                 generator = torch.Generator().manual_seed(params.seed + index)
@@ -147,12 +149,13 @@ class Denoiser:
                 )
             return drawings
 
-    def _plan(self, asked: tuple[str, int, int]) -> Plan:
-        sampler, steps, first = asked
+    def _plan(self, asked: tuple[str, int, int, Schedule]) -> Plan:
+        sampler, steps, first, schedule = asked
         if sampler in sampling.SAMPLERS:
-            return sampling.planner(sampler)(self._schedule, steps, first)
+            return sampling.planner(sampler)(schedule, steps, first)
+        assert isinstance(schedule, NoiseSchedule), "flows have no sampler that is read off"
         try:
-            return read_off(self._model.scheduler(sampler), self._schedule, steps, first)
+            return read_off(self._model.scheduler(sampler), schedule, steps, first)
         except ValueError:
             raise InvalidInput(f"The sampler {sampler} does not make {steps} steps with this model") from None
 

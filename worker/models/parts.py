@@ -6,19 +6,48 @@ Knows how the libraries read weights, not what a family does with them. Imports 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 
+from shared_worker.device import Device
 from worker.errors import ModelUnusable
 from worker.models.checkpoint import DTYPES, Checkpoint
+from worker.models.contents import TEXT_ENCODERS
 from worker.models.folder import DiffusersFolder
 from worker.models.single_file import SingleFile
 
 logger = logging.getLogger(__name__)
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
+
+
+CONVOLUTIONS = ("unet", "vae")
+
+
+def load_parts(
+    checkpoint: Checkpoint, device: Device, classes: Mapping[str, Any], report: Callable[[float], None]
+) -> dict[str, Any]:
+    """Parts and tokenizers by the classes they are of, on `device`; tokenizers are told by their names.
+
+    Raises ModelUnusable, also for a tokenizer that cannot tell words.
+    """
+    report(0.05)
+    loaded: dict[str, Any] = {}
+    for count, (name, cls) in enumerate(classes.items(), start=1):
+        if name in TEXT_ENCODERS.values():
+            loaded[name] = load_tokenizer(checkpoint, name, cls)
+            continue
+        part = load_part(checkpoint, name, cls)
+        if device.backend == "cpu" and name in CONVOLUTIONS:  # a tenth faster, by oneDNN's kernels
+            part = part.to(memory_format=torch.channels_last)
+        loaded[name] = part.to(torch.device(device.torch_name))
+        report(0.05 + 0.95 * count / len(classes))
+    for text_encoder, tokenizer in TEXT_ENCODERS.items():
+        if text_encoder in loaded:
+            _require_words(loaded[tokenizer], loaded[text_encoder].config)
+    return loaded
 
 
 def load_part(checkpoint: Checkpoint, part: str, cls: Any) -> Any:
@@ -70,4 +99,20 @@ def _from_folder(source: DiffusersFolder, part: str, cls: Any, dtype: str) -> tu
         # It streams weights with accelerate where that is installed; it is not needed here.
         options["low_cpu_mem_usage"] = False
     loaded, told = cls.from_pretrained(source.folder / part, **options)
+    if cls.__module__.startswith("diffusers."):
+        # It takes all weights in the file's own types where the first one has the type that it expects.
+        to_dtype(loaded, TORCH_DTYPES[dtype])
     return loaded, told["missing_keys"]
+
+
+def to_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """What `model.to(dtype)` does; that of diffusers warns each time that none of its modules need full precision."""
+    torch.nn.Module.to(model, dtype)
+
+
+def _require_words(tokenizer: Any, config: Any) -> None:
+    """A tokenizer without its files is an empty one, and says nothing about it."""
+    positions = getattr(config, "max_position_embeddings", None)  # T5 has none
+    knows_bytes = 256 <= len(tokenizer) <= config.vocab_size
+    if not knows_bytes or (positions is not None and tokenizer.model_max_length > positions):
+        raise ModelUnusable("the model's tokenizer is incomplete or does not fit its text encoder")

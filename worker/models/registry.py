@@ -23,12 +23,14 @@ __all__ = ["BUILTIN", "DEFAULTS_FILE", "DTYPES", "FAMILIES", "Checkpoint", "iden
 BUILTIN = Path(__file__).parent / "builtin" / "weights"
 DEFAULTS_FILE = "sd_worker.json"
 """Beside `model_index.json`: what a model's maker found best, by the names of a job's fields, and `dtype`."""
+FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+"""The noise that flows are drawn on; every published checkpoint of theirs comes with it."""
 SCHEDULER_SAMPLERS = {
     "DDIMScheduler": "ddim",
     "EulerDiscreteScheduler": "euler",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "EulerAncestralDiscreteScheduler": "euler_a",
-    "FlowMatchEulerDiscreteScheduler": "flow_euler",
+    FLOW_SCHEDULER: "flow_euler",
     "HeunDiscreteScheduler": "heun",
     "KDPM2DiscreteScheduler": "dpm2",
     "LCMScheduler": "lcm",
@@ -172,8 +174,11 @@ def family_of(source: Source) -> Family:
     except (KeyError, TypeError, ValueError):
         raise ModelUnusable("the model's configuration lacks its sizes") from None
     packed = 4 if found.name == "flux" else 1  # a token of FLUX is two by two places of the latent
-    if channels != packed * own and not it.repaints:
+    if channels != packed * own and found.tasks != REPAINT:
         raise ModelUnusable(f"a denoiser of {channels} input channels on a latent of {own} is not served")
+    scheduler = str(it.scheduler.get("_class_name", ""))
+    if (scheduler != FLOW_SCHEDULER) if found.flow else scheduler.startswith("FlowMatch"):
+        raise ModelUnusable(f"a {found.name} model with the scheduler {scheduler!r} is not served")
     if it.denoiser.get("time_cond_proj_dim"):
         raise ModelUnusable("a denoiser that takes its guidance as an input (time_cond_proj_dim) is not served")
     if source.index.get("requires_aesthetics_score"):

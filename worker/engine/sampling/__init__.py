@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from worker.engine.sampling.plan import Plan
-    from worker.engine.sampling.schedule import NoiseSchedule
+    from worker.engine.sampling.schedules import Schedule
 
 SAMPLERS: dict[str, str] = {
     "ddim": "worker.engine.sampling.ddim:plan",
@@ -22,14 +22,15 @@ SAMPLERS: dict[str, str] = {
     "dpmpp_2m": "worker.engine.sampling.dpmpp_2m:plan",
     "dpmpp_2m_karras": "worker.engine.sampling.dpmpp_2m:plan_karras",
     "dpmpp_2m_sde": "worker.engine.sampling.dpmpp_2m:plan_sde",
+    "flow_euler": "worker.engine.sampling.flow_euler:plan",
 }
 
 
-def planner(name: str) -> Callable[[NoiseSchedule, int, int], Plan]:
+def planner(name: str) -> Callable[[Schedule, int, int], Plan]:
     """The function behind a sampler's name: of a noise, a number of steps, and which of these is the first one done.
 
     Raises KeyError for an unknown name.
     """
     module, _, function = SAMPLERS[name].partition(":")
-    found: Callable[[NoiseSchedule, int, int], Plan] = getattr(import_module(module), function)
+    found: Callable[[Schedule, int, int], Plan] = getattr(import_module(module), function)
     return found

@@ -61,6 +61,10 @@ class NoiseSchedule:
         final_alpha = 1.0 if config.get("set_alpha_to_one", True) else float(alphas_cumprod[0])
         return cls(alphas_cumprod, prediction_type, spacing, int(config.get("steps_offset", 0)), final_alpha)
 
+    def of_size(self, height: int, width: int) -> NoiseSchedule:
+        """As it is for a latent of this size: always the same."""
+        return self
+
     @property
     def num_train_timesteps(self) -> int:
         return len(self.alphas_cumprod)

@@ -1,0 +1,75 @@
+"""The VAE that every family has: sizes, scale and precision. A latent is scaled as the family's denoiser knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+
+from worker.models.imports import put_off_siblings
+from worker.models.parts import to_dtype
+
+put_off_siblings()
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: E402
+
+
+class Vae:
+    """Kept in `dtype`; in fp32 for as long as a call needs that."""
+
+    def __init__(self, vae: AutoencoderKL, dtype: torch.dtype) -> None:
+        self._vae = vae
+        self._dtype = dtype
+        self.channels = int(vae.config.latent_channels)
+        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        """Pixels along the side of a place of the latent."""
+        self._scale, self._shift = _scale_and_shift(vae)
+
+    def latent_shape(self, width_px: int, height_px: int) -> tuple[int, int, int]:
+        """(C, H / factor, W / factor)."""
+        return self.channels, height_px // self.factor, width_px // self.factor
+
+    @torch.inference_mode()
+    def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Model.encode`; in fp32 if the checkpoint says that its VAE overflows in less."""
+        with self._in(self._safe_dtype) as vae:
+            posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
+            scale, shift = self._scale.to(pixels.device), self._shift.to(pixels.device)
+            return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
+        """As `Model.decode`; in fp32 also if the checkpoint says that its VAE overflows in less."""
+        with self._in(torch.float32 if precise else self._safe_dtype) as vae:
+            scaled = latents / self._scale.to(latents.device) + self._shift.to(latents.device)
+            return cast(torch.Tensor, vae.decode(scaled.to(vae.dtype), return_dict=False)[0])
+
+    @property
+    def _safe_dtype(self) -> torch.dtype:
+        overflows = self._dtype == torch.float16 and bool(self._vae.config.force_upcast)
+        return torch.float32 if overflows else self._dtype
+
+    @contextmanager
+    def _in(self, dtype: torch.dtype) -> Iterator[AutoencoderKL]:
+        """The VAE in `dtype` for now, then as it was."""
+        if self._vae.dtype != dtype:
+            to_dtype(self._vae, dtype)
+        try:
+            yield self._vae
+        finally:
+            if self._vae.dtype != self._dtype:
+                to_dtype(self._vae, self._dtype)
+
+
+def _scale_and_shift(vae: AutoencoderKL) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a latent of the VAE's own is multiplied by, after the shift is taken off.  # each [1, 1 or C, 1, 1]
+
+    Some checkpoints give a mean and a deviation for each channel instead of one shift.
+    """
+    config = vae.config
+    scale = torch.tensor(float(config.scaling_factor)).view(1, 1, 1, 1)
+    mean, deviation = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is not None and deviation is not None:
+        return scale / torch.tensor(deviation).view(1, -1, 1, 1), torch.tensor(mean).view(1, -1, 1, 1)
+    return scale, torch.tensor(float(getattr(config, "shift_factor", None) or 0.0)).view(1, 1, 1, 1)
