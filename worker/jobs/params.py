@@ -191,6 +191,19 @@ class LoraFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlFacts:
+    """A ControlNet by its name, for which family of models it was made, and whether it fits this one.
+
+    `reason` says why it does not, `family` is None where its configuration does not tell.
+    """
+
+    name: str
+    family: str | None
+    fits: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What can be known of a model from its configuration alone, before a weight is read.
 
@@ -210,6 +223,7 @@ class ModelFacts:
     tasks: tuple[Task, ...]
     embeddings: tuple[EmbeddingFacts, ...] = ()
     loras: tuple[LoraFacts, ...] = ()
+    controls: tuple[ControlFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
