@@ -78,6 +78,7 @@ async def serve(
     journal: Journal | None = None,
     metrics_auth: bool = False,
     cors_origins: Sequence[str] = (),
+    sdapi: bool = False,
     on_built: Callable[[Parts], None] = lambda parts: None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:
@@ -144,6 +145,7 @@ async def serve(
         stall_s,
         metrics_auth=metrics_auth,
         cors_origins=cors_origins,
+        sdapi=sdapi,
     )
     server = make_server(app, drain, service.hurry, receive_s)
     service.restore(facts.id)

@@ -60,10 +60,10 @@ ROOMS = (
     Room(
         "worker/api",
         (
-            *("fastapi", "starlette", "pydantic", "pydantic_core", "anyio", "sse_starlette", "PIL"),
+            *("fastapi", "starlette", "pydantic", "pydantic_core", "anyio", "sse_starlette", "python_multipart", "PIL"),
             *("shared_worker", "worker.errors", "worker.jobs", "worker.metrics"),
         ),
-        only_in={"sse_starlette": "/stream.py", "PIL": "/pictures.py"},
+        only_in={"sse_starlette": "/stream.py", "python_multipart": "/form.py", "PIL": ("/pictures.py", "/masks.py")},
     ),
     Room("worker/jobs", ("worker.errors",)),
     Room("worker/state", ("pydantic", "worker.errors", "worker.jobs")),

@@ -10,7 +10,7 @@ import pytest
 from pydantic import HttpUrl, SecretStr, ValidationError
 
 from worker.errors import ConfigurationError
-from worker.settings import ENVIRONMENT_ONLY, Settings, read_settings
+from worker.settings import ENVIRONMENT_ONLY, OTHER_NAMES, Settings, read_settings
 
 SET: dict[str, tuple[str, Any]] = {
     "model": ("/models/sd15", "/models/sd15"),
@@ -36,6 +36,7 @@ SET: dict[str, tuple[str, Any]] = {
     "token": ("secret", SecretStr("secret")),
     "metrics_auth": ("true", True),
     "cors_origins": ("https://studio.example, http://localhost:3000", "https://studio.example, http://localhost:3000"),
+    "sdapi": ("true", True),
     "embedding_dir": ("/embeddings", Path("/embeddings")),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
@@ -202,3 +203,11 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     for name, field in Settings.model_fields.items():
         assert (f"{flag(name)} " in shown) == (name not in ENVIRONMENT_ONLY), name
         assert field.description
+
+
+def test_the_readme_lists_every_flag() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = "\n".join(line.split("|")[1] for line in readme.splitlines() if line.startswith("| `--"))
+    for name in Settings.model_fields:
+        listed = any(f"`{flag(one)}`" in rows for one in (name, OTHER_NAMES.get(name, name)))
+        assert listed == (name not in ENVIRONMENT_ONLY), name

@@ -13,6 +13,9 @@ from worker import __version__
 from worker.api import images, jobs, probes, problems, stream
 from worker.api.access import RequireToken
 from worker.api.headers import SecurityHeaders
+from worker.api.openai import router as openai
+from worker.api.sdapi import router as front_ends
+from worker.api.stream import StreamTimes
 from worker.jobs.params import ModelFacts
 from worker.jobs.service import JobService
 from worker.metrics import Metrics
@@ -31,6 +34,7 @@ def create_app(
     stall_s: float = stream.STALL_S,
     metrics_auth: bool = False,
     cors_origins: Sequence[str] = (),
+    sdapi: bool = False,
 ) -> FastAPI:
     """Everything is passed in; nothing is global, so tests build as many as they like."""
     app = FastAPI(
@@ -41,8 +45,12 @@ def create_app(
     )
     problems.install(app)
     app.include_router(jobs.router(service, facts))
-    app.include_router(stream.router(service, metrics, stream_grace_s, ping_s, stall_s))
+    times = StreamTimes(stream_grace_s, ping_s, stall_s)
+    app.include_router(stream.router(service, metrics, times))
     app.include_router(images.router(service))
+    app.include_router(openai.router(service, facts, metrics, times))
+    if sdapi:
+        app.include_router(front_ends.router(service, facts))
     app.include_router(probes.router(service, facts, metrics, worker_info))
     app.add_middleware(RequireToken, tokens=tokens, metrics_too=metrics_auth)
     if cors_origins:  # outside of the token: a browser's preflight cannot carry one
@@ -50,7 +58,7 @@ def create_app(
             CORSMiddleware,
             allow_origins=list(cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "traceparent"],
+            allow_headers=["*"],  # clients bring headers of their own
             expose_headers=["Location", "Retry-After", "ETag", "traceparent"],
             max_age=PREFLIGHT_S,
         )

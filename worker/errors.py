@@ -9,6 +9,7 @@ WorkerError
 │   ├── ImageNotFound         404 image_not_found
 │   ├── MethodNotAllowed      405 method_not_allowed
 │   ├── ModelMismatch         409 model_mismatch
+│   ├── JobCancelled          409 job_cancelled
 │   ├── JobExpired            410 job_expired
 │   ├── BodyTooLarge          413 body_too_large
 │   ├── UnsupportedMediaType  415 unsupported_media_type
@@ -17,9 +18,11 @@ WorkerError
 │   ├── IdempotencyConflict   422 idempotency_key_reused
 │   ├── QueueFull             429 queue_full
 │   ├── InternalError         500 internal_error
+│   ├── JobFailed             500 job_failed
 │   ├── Draining              503 draining
 │   ├── StorageFull           503 storage_full
-│   └── WorkerFailed          503 worker_failed
+│   ├── WorkerFailed          503 worker_failed
+│   └── JobTimedOut           504 job_timed_out
 ├── JobFailure                the `failed` ending of one job
 │   ├── InvalidInput          invalid_input
 │   ├── OutOfMemory           out_of_memory
@@ -115,6 +118,12 @@ class ModelMismatch(RequestError):
     status, code = 409, "model_mismatch"
 
 
+class JobCancelled(RequestError):
+    """The job was cancelled before its pictures were done."""
+
+    status, code = 409, "job_cancelled"
+
+
 class JobExpired(RequestError):
     """The job ended some time ago and is no longer kept."""
 
@@ -171,6 +180,24 @@ class InternalError(RequestError):
     status, code = 500, "internal_error"
 
 
+class JobFailed(RequestError):
+    """The job ended without its pictures.
+
+    Told to a client whose request waits for them: `code` is the job's own, the status says whose fault it is.
+    """
+
+    status, code = 500, "job_failed"
+
+    def __init__(self, code: str = "", message: str = "", *, retriable: bool = False) -> None:
+        super().__init__(message)
+        self.code = code or self.code
+        self.retriable = retriable
+        if code == InvalidInput.code:
+            self.status = InvalidRequest.status
+        elif retriable:
+            self.status = WorkerFailed.status
+
+
 class Draining(RequestError):
     """The worker is shutting down and accepts no more jobs."""
 
@@ -190,6 +217,12 @@ class WorkerFailed(RequestError):
 
     status, code, retriable = 503, "worker_failed", True
     headers = {"Retry-After": "30"}  # noqa: RUF012
+
+
+class JobTimedOut(RequestError):
+    """The job was not done in the time that it may take."""
+
+    status, code = 504, "job_timed_out"
 
 
 class JobFailure(WorkerError):

@@ -198,6 +198,7 @@ async def _run(
         STREAM_GRACE_S,
         metrics_auth=settings.metrics_auth,
         cors_origins=settings.origins,
+        sdapi=settings.sdapi,
     )
     server = make_server(app, drain, service.hurry)
     service.restore(checkpoint.facts.id)

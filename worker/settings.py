@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         "", description="origins, by commas, whose pages may use the worker; such as https://studio.example"
     )
+    sdapi: bool = Field(False, description="answer under /sdapi/v1 too, for the front ends that speak it")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
     log_format: Literal["text", "json"] = Field("text", description="how it is logged")
     log_prompts: bool = Field(False, description="log the prompt of each job too")

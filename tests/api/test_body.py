@@ -156,8 +156,8 @@ WRONG = [
     ("image", "aGVsbG8="),
     ("mask", "aGVsbG8="),
     ("strength", 0.5),
-    ("loras", [{"name": "x"}]),
-    ("controls", []),
+    ("loras", [1] * 9),
+    ("controls", {}),
     ("unknown", 1),
     ("callback_url", "http://127.0.0.1"),
 ]
@@ -347,4 +347,5 @@ def test_the_openapi_document_holds_every_field(instant: ServedWorker) -> None:
     assert set(shown["content"]["application/json"]["schema"]["properties"]) == {
         "task", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "num_images",
         "sampler", "preview", "output", "priority", "on_disconnect", "timeout_s", "model", "labels",
+        "image", "mask", "strength", "loras", "controls",
     }  # fmt: skip

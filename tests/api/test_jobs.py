@@ -33,8 +33,9 @@ JOB = {
 }  # fmt: skip
 PARAMS = {
     "task", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "num_images", "sampler",
-    "preview", "output", "priority", "on_disconnect", "timeout_s",
+    "preview", "output", "priority", "on_disconnect", "timeout_s", "image", "mask", "strength", "loras", "controls",
 }  # fmt: skip
+NO_PICTURES = {"image": None, "mask": None, "strength": None, "loras": [], "controls": []}
 TIMINGS = {"queue_s", "encode_s", "denoise_s", "decode_s", "total_s"}
 
 
@@ -75,6 +76,7 @@ def test_defaults_are_the_models_and_the_contracts(instant: ServedWorker) -> Non
         "priority": "normal",
         "on_disconnect": "continue",
         "timeout_s": 3600.0,
+        **NO_PICTURES,
     }
 
 
@@ -98,7 +100,7 @@ def test_params_are_those_that_were_asked_for(instant: ServedWorker) -> None:
     }
     job = instant.post(**asked, model="fake")
     assert set(job["params"]) == PARAMS
-    assert job["params"] == asked
+    assert job["params"] == asked | NO_PICTURES
 
 
 def test_random_seeds_differ(instant: ServedWorker) -> None:

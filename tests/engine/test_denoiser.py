@@ -28,6 +28,7 @@ class Formula:
     facts = replace(FACTS, width=32, height=32)
     device = torch.device("cpu")
     dtype = torch.float32
+    takes_mask = False
     scheduler_config: Mapping[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
     def __init__(self) -> None:
@@ -41,7 +42,8 @@ class Formula:
     def latent_shape(self, width_px: int, height_px: int) -> tuple[int, int, int]:
         return 4, height_px // 8, width_px // 8
 
-    def encode_prompt(self, text: str) -> Conditioning:
+    def encode_prompt(self, text: str | None) -> Conditioning:
+        text = text or ""
         self.encoded.append(text)
         return Conditioning({"hidden": torch.full((1, 3, 2), float(len(text)))})
 
@@ -56,12 +58,19 @@ class Formula:
         told = conditioning["hidden"].mean(dim=(1, 2)) / 10 + timesteps / 1000
         return latents.tanh() * told[:, None, None, None]
 
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+    def guides(self, guidance_scale: float) -> bool:
+        return guidance_scale > 1.0
+
+    def frame(self, width_px: int, height_px: int, guidance_scale: float) -> Mapping[str, torch.Tensor]:
+        return {}
+
+    def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         shades = torch.nn.functional.avg_pool2d(pixels, 8) - COLOURS[-1][None, :, None, None]
         # What painting does not see carries something else, as a VAE's latents do.
         unseen = torch.linalg.svd(COLOURS[:-1]).U[:, -1]  # [4]
         latents = torch.einsum("nrhw,rc->nchw", shades, torch.linalg.pinv(COLOURS[:-1]))
-        return latents + torch.einsum("nhw,c->nchw", shades.square().sum(dim=1), unseen)
+        mean = latents + torch.einsum("nhw,c->nchw", shades.square().sum(dim=1), unseen)
+        return mean, torch.zeros_like(mean)
 
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
         self.decoded.append(precise)
@@ -101,7 +110,8 @@ class Raises(Formula):
 class LongTexts(Formula):
     """A text of n words has n chunks of three tokens; each word is told."""
 
-    def encode_prompt(self, text: str) -> Conditioning:
+    def encode_prompt(self, text: str | None) -> Conditioning:
+        text = text or ""
         chunks = [torch.full((1, 3, 2), float(len(word))) for word in text.split() or [""]]
         return Conditioning({"hidden": torch.cat(chunks, dim=1)}, tuple(f"of {word}" for word in text.split()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from worker.jobs.events import (
     Timings,
 )
 from worker.jobs.job import Job, Status
-from worker.jobs.params import ImageFormat, OnDisconnect, Priority
+from worker.jobs.params import ControlParams, ImageFormat, OnDisconnect, Picture, Priority
 from worker.state import journal as journal_module
 from worker.state.journal import SqliteJournal
 
@@ -277,3 +278,19 @@ def test_status_after_a_put_back(journal: SqliteJournal, tmp_path: Path) -> None
     (kept,) = again.restore().jobs
     again.close()
     assert (kept.job.status, kept.kills) == (Status.QUEUED, 0)
+
+
+def test_pictures_are_kept_until_the_job_has_ended(journal: SqliteJournal, tmp_path: Path) -> None:
+    sent = Picture(8, 6, 5, b"\x00\xffpic")
+    waiting = live(journal, image=sent, mask=sent, strength=0.5)
+    ended = live(journal, *LIVES["completed"], image=sent, strength=0.5, controls=(ControlParams("c", sent, 1, 0, 1),))
+    journal = reopen(journal, tmp_path)
+    kept = {one.job.id: one.job for one in journal.restore().jobs}
+    journal.close()
+    assert kept[waiting.id].params == waiting.params
+    assert kept[waiting.id].params.mask == sent
+    assert ended.params.image == Picture(8, 6, 5, b"")
+    assert kept[ended.id].params == ended.params
+    with contextlib.closing(sqlite3.connect(tmp_path / "state/jobs.sqlite3")) as database:
+        (text,) = database.execute("SELECT params FROM jobs WHERE id = ?", (ended.id,)).fetchone()
+    assert '"data":""' in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared_worker.auth import Tokens
-from worker.api.problems import problem
+from worker.api.problems import refusal
 from worker.errors import Unauthorized
 
 PROBES = ("/health", "/ready")
@@ -28,6 +28,6 @@ class RequireToken:
         if self._tokens.accept(headers.get(b"authorization")):
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await problem(Unauthorized())(scope, receive, send)
+            await refusal(scope["path"], Unauthorized())(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})

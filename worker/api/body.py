@@ -9,6 +9,8 @@ import asyncio
 import hashlib
 import json
 import secrets
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -33,6 +35,8 @@ from worker.jobs.params import (
     Task,
 )
 
+Parsed = TypeVar("Parsed")
+
 RANDOM_SEEDS = 2**32
 PICTURE_FIELDS = (b'"image"', b'"mask"', b'"controls"')
 NESTED = frozenset({"preview", "output", "loras", "controls"})
@@ -43,10 +47,14 @@ MAX_QUOTES_AND_COMMAS = 20_000
 minute, and parsing alone takes seconds; counting takes milliseconds."""
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body of a JSON request. Raises UnsupportedMediaType, BodyTooLarge."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+def media_type_of(request: Request) -> str:
+    """What the request says its body is, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_body(request: Request, limits: Limits, media_type: str = "application/json") -> bytes:
+    """The whole body of a request. Raises UnsupportedMediaType, BodyTooLarge."""
+    if media_type_of(request) != media_type:
         raise UnsupportedMediaType
     too_large = BodyTooLarge(f"The body may hold at most {limits.body_bytes} bytes")
     declared = request.headers.get("content-length", "0")
@@ -66,12 +74,20 @@ async def parse_beside(body: bytes, facts: ModelFacts, limits: Limits) -> tuple[
     def parse() -> tuple[JobParams, bytes]:
         return parse_job(body, facts, limits), hashlib.sha256(body).digest()
 
+    return await beside(body, limits, parse)
+
+
+async def beside(body: bytes, limits: Limits, parse: Callable[[], Parsed]) -> Parsed:
+    """What `parse` makes of a body, on another thread if that is large."""
     return parse() if len(body) <= limits.text_body_bytes else await asyncio.to_thread(parse)
 
 
-def parse_job(body: bytes, facts: ModelFacts, limits: Limits) -> JobParams:
-    """Raises BodyTooLarge, MalformedBody, InvalidRequest with every fault, ModelMismatch."""
-    if len(body) > limits.text_body_bytes and not any(name in body for name in PICTURE_FIELDS):
+def load_json(body: bytes, limits: Limits, picture_fields: Iterable[bytes] = PICTURE_FIELDS) -> Any:
+    """What a JSON body holds, if it is of a size that can be looked at: large only where it may hold pictures.
+
+    Raises BodyTooLarge, MalformedBody, InvalidRequest.
+    """
+    if len(body) > limits.text_body_bytes and not any(name in body for name in picture_fields):
         raise BodyTooLarge(f"A body without pictures may hold at most {limits.text_body_bytes} bytes")
     too_many = InvalidRequest(FieldFault("body", f"must not hold more than {MAX_FIELDS} fields"))
     if body.count(b'"') + body.count(b",") > MAX_QUOTES_AND_COMMAS:
@@ -83,14 +99,20 @@ def parse_job(body: bytes, facts: ModelFacts, limits: Limits) -> JobParams:
     fields = value if isinstance(value, dict) else {}
     if len(fields) + sum(len(inner) for inner in fields.values() if isinstance(inner, dict)) > MAX_FIELDS:
         raise too_many
+    return value
+
+
+def parse_job(body: bytes, facts: ModelFacts, limits: Limits) -> JobParams:
+    """Raises BodyTooLarge, MalformedBody, InvalidRequest with every fault, ModelMismatch."""
+    value = load_json(body, limits)
+    fields = value if isinstance(value, dict) else {}
     faults: list[FieldFault] = []
     try:
         asked = JobRequest.model_validate_json(body)
     except ValidationError as invalid:
-        invalid_fields = invalid.errors(include_url=False, include_context=False, include_input=False)
-        faults = [_as_field_fault(fault["loc"], fault["type"], fault["msg"]) for fault in invalid_fields]
+        faults = field_faults(invalid)
         # What is wrong with one field shall not hide what is wrong with another.
-        faulty = {fault["loc"][0] for fault in invalid_fields if fault["loc"]} | NESTED
+        faulty = {fault.field.partition(".")[0] for fault in faults} | NESTED
         asked = JobRequest.model_construct(**{name: field for name, field in fields.items() if name not in faulty})
     else:
         if asked.model is not None and asked.model != facts.id:
@@ -135,11 +157,19 @@ def _with_defaults(asked: JobRequest, pictures: Pictures, facts: ModelFacts, lim
     )
 
 
+def field_faults(invalid: ValidationError) -> list[FieldFault]:
+    """Every fault that pydantic found, without a word of the input."""
+    found = invalid.errors(include_url=False, include_context=False, include_input=False)
+    return [_as_field_fault(fault["loc"], fault["type"], fault["msg"]) for fault in found]
+
+
 def _as_field_fault(location: tuple[int | str, ...], kind: str, message: str) -> FieldFault:
     """Names that the client made up may hold anything, so they are not repeated unless they look like a field's."""
     known = [str(part)[:100] for part in location]
     if kind == "extra_forbidden":
         return FieldFault(".".join([*known[:-1], _safe(known[-1])]), "is not a known field")
+    if kind == "none_required":
+        message = "is not supported"
     if known[:1] == ["labels"]:
         known = known[:1]
     return FieldFault(".".join(known) or "body", message.removeprefix("Value error, "))

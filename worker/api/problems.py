@@ -1,4 +1,5 @@
-"""Errors as `application/problem+json` (RFC 9457): no traceback, path, address or prompt ever goes out."""
+"""Errors as `application/problem+json` (RFC 9457), or as the API that was asked has them: no traceback, path, address
+or prompt ever goes out."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from worker.api.openai.errors import openai_error, speaks_openai
 from worker.errors import InternalError, MalformedBody, MethodNotAllowed, RequestError, RouteNotFound
 
 logger = logging.getLogger(__name__)
@@ -31,31 +33,36 @@ def problem(error: RequestError) -> Response:
     )
 
 
+def refusal(path: str, error: RequestError) -> Response:
+    """The same in the words of whatever is asked for by `path`."""
+    return openai_error(error) if speaks_openai(path) else problem(error)
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of `app` this way."""
 
     async def on_request_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError)
-        return problem(error)
+        return refusal(request.scope["path"], error)
 
     async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         match error.status_code:
             case 404:
-                return problem(RouteNotFound())
+                return refusal(request.scope["path"], RouteNotFound())
             case 405:
                 refused = MethodNotAllowed()
                 refused.headers = dict(error.headers or {})
-                return problem(refused)
+                return refusal(request.scope["path"], refused)
             case _:
-                return problem(InternalError())
+                return refusal(request.scope["path"], InternalError())
 
     async def on_disconnect(request: Request, error: Exception) -> Response:
-        return problem(MalformedBody("The client left before its body was complete"))
+        return refusal(request.scope["path"], MalformedBody("The client left before its body was complete"))
 
     async def on_anything_else(request: Request, error: Exception) -> Response:
         logger.error("unexpected error while answering", exc_info=error)
-        return problem(InternalError())
+        return refusal(request.scope["path"], InternalError())
 
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(HTTPException, on_http_exception)

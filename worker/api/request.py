@@ -22,11 +22,13 @@ def _without_nul(text: str) -> str:
 Text = Annotated[str, AfterValidator(_without_nul)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Takes nothing for what it is not, and no field that it does not know."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class PreviewRequest(_Strict):
+class PreviewRequest(Strict):
     """Pictures of the work in progress, as `preview` events."""
 
     every: int = Field(5, ge=1, le=1_000_000, description="a preview after each so many steps")
@@ -34,7 +36,7 @@ class PreviewRequest(_Strict):
     format: Literal["jpeg", "webp"] = "jpeg"
 
 
-class OutputRequest(_Strict):
+class OutputRequest(Strict):
     """How the final pictures are encoded and handed over."""
 
     format: Literal["png", "webp", "jpeg"] = "png"
@@ -43,14 +45,14 @@ class OutputRequest(_Strict):
     metadata: bool = Field(True, description="write the generation parameters into the file")
 
 
-class LoraRequest(_Strict):
+class LoraRequest(Strict):
     """An adapter by its name in `/v1/info`."""
 
     name: Text = Field(min_length=1, max_length=200)
     scale: float = Field(1.0, ge=-10, le=10, description="how often its weights count")
 
 
-class ControlRequest(_Strict):
+class ControlRequest(Strict):
     """A ControlNet by its name in `/v1/info`, with its control picture."""
 
     name: Text = Field(min_length=1, max_length=200)
@@ -63,7 +65,7 @@ class ControlRequest(_Strict):
     )
 
 
-class JobRequest(_Strict):
+class JobRequest(Strict):
     """What to draw. Fields that are left out take the loaded model's defaults, shown by `GET /v1/info`."""
 
     task: Literal["text-to-image", "image-to-image", "inpainting"] = "text-to-image"
@@ -102,10 +104,15 @@ class JobRequest(_Strict):
     labels: dict[str, Text] = Field(default_factory=dict, max_length=8, description="returned as they came")
 
 
-def openapi_body() -> dict[str, Any]:
-    """The request body as the OpenAPI document shows it, in one piece."""
-    schema = JobRequest.model_json_schema()
-    definitions = schema.pop("$defs")
+def openapi_body(form: type[BaseModel] = JobRequest) -> dict[str, Any]:
+    """The JSON request body as the OpenAPI document shows it."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema_of(form)}}}}
+
+
+def schema_of(form: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a body, in one piece."""
+    schema = form.model_json_schema()
+    definitions = schema.pop("$defs", {})
 
     def inlined(part: Any) -> Any:
         match part:
@@ -118,4 +125,5 @@ def openapi_body() -> dict[str, Any]:
             case _:
                 return part
 
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined(schema)}}}}
+    whole: dict[str, Any] = inlined(schema)
+    return whole

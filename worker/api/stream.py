@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from dataclasses import dataclass
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -26,11 +26,20 @@ MAX_ID_DIGITS = 18
 LINE_END = "\n"
 
 
-def router(service: JobService, metrics: Metrics, grace_s: float, ping_s: float, stall_s: float) -> APIRouter:
+@dataclass(frozen=True, slots=True)
+class StreamTimes:
     """`grace_s`: how long streams may go on after the server was told to exit, so that they get their ending.
 
     A comment goes out every `ping_s`; a reader that reads nothing for `stall_s` is cut.
     """
+
+    grace_s: float
+    ping_s: float = PING_S
+    stall_s: float = STALL_S
+
+
+def router(service: JobService, metrics: Metrics, times: StreamTimes) -> APIRouter:
+    """`GET /v1/jobs/{job_id}/stream`."""
     routes = APIRouter(tags=["jobs"])
 
     @routes.get(
@@ -45,28 +54,28 @@ def router(service: JobService, metrics: Metrics, grace_s: float, ping_s: float,
         after = _last_event_id(request)
         if job.log.ended and after >= job.log.last_id:
             return Response(status_code=204)
-        return EventStream(
-            _events(service, job, after, metrics, _writer(request)),
-            stall_s,
-            ping=ping_s,
-            sep=LINE_END,
-            shutdown_event=anyio.Event(),
-            shutdown_grace_period=grace_s,
-        )
+        return EventStream(_events(service, job, after, metrics, _writer(request)), times)
 
     return routes
 
 
 class EventStream(EventSourceResponse):
-    """Cuts off a reader that reads nothing for `stall_s`.
+    """Server-Sent Events, already as bytes. Cuts off a reader that reads nothing for `stall_s`.
 
     The library's own `send_timeout` leaves the last message unbounded, and then closes the connection politely,
     which waits for the reader again.
     """
 
-    def __init__(self, events: AsyncIterator[bytes], stall_s: float, **settings: Any) -> None:
-        super().__init__(events, **settings)
-        self._stall_s = stall_s
+    def __init__(self, events: AsyncIterator[bytes], times: StreamTimes, headers: dict[str, str] | None = None) -> None:
+        super().__init__(
+            events,
+            headers=headers,
+            ping=times.ping_s,
+            sep=LINE_END,
+            shutdown_event=anyio.Event(),
+            shutdown_grace_period=times.grace_s,
+        )
+        self._stall_s = times.stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""

@@ -176,6 +176,34 @@ class EmbeddingFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraFacts:
+    """An adapter of `--lora-dir` by its name, as its file's header tells it; a `reason` says why it does not fit.
+
+    `base_model` is the family it was made for, or None where nothing tells.
+    """
+
+    name: str
+    trigger_words: tuple[str, ...]
+    base_model: str | None
+    fits: bool
+    reason: str | None
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ControlFacts:
+    """A ControlNet by its name, for which family of models it was made, and whether it fits this one.
+
+    `reason` says why it does not, `family` is None where its configuration does not tell.
+    """
+
+    name: str
+    family: str | None
+    fits: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What can be known of a model from its configuration alone, before a weight is read.
 
@@ -194,6 +222,8 @@ class ModelFacts:
     samplers: tuple[str, ...]
     tasks: tuple[Task, ...]
     embeddings: tuple[EmbeddingFacts, ...] = ()
+    loras: tuple[LoraFacts, ...] = ()
+    controls: tuple[ControlFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ Gal et al., "An Image is Worth One Word", 2022.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,18 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, ModelUnusable
 from worker.jobs.params import EmbeddingFacts
+from worker.models.safetensors_header import COMPUTED_WITH, Tensor, read_header
 
 logger = logging.getLogger(__name__)
 
 MAX_VECTORS = 75
 """What one chunk of a CLIP text encoder holds beside its two special tokens."""
-MAX_HEADER_BYTES = 1_000_000
 KEYS = (("clip_l", "clip_g"), ("emb_params",))
 """Tensors by name in the layouts that have fixed ones: for the two encoders of SDXL, and what AUTOMATIC1111 and kohya
 write. Diffusers names its one tensor after the word."""
-FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 class NoEmbedding(ValueError):
@@ -123,30 +121,18 @@ def clip_widths(configs: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
 
 
 def read_layout(path: Path) -> tuple[Vectors, ...]:
-    """From a file's header: 8 bytes of length, then JSON (safetensors, "Format"). Raises NoEmbedding."""
+    """Its tensors, in the order of a model's CLIP text encoders. Raises NoEmbedding."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= MAX_HEADER_BYTES else None
-            there = path.stat().st_size - 8 - length
-    except (OSError, ValueError, RecursionError):
-        raise NoEmbedding("it cannot be read as safetensors") from None
-    if not isinstance(header, dict):
-        raise NoEmbedding("it cannot be read as safetensors, or is no embedding")
-    header.pop("__metadata__", None)
-    for keys in KEYS:
-        if set(keys) <= set(header):
-            return tuple(_vectors(key, header[key], there) for key in keys)
-    if len(header) != 1:
+        tensors = read_header(path, "it").tensors
+    except ModelUnusable as reason:
+        raise NoEmbedding(reason.detail) from None
+    keys = next((keys for keys in KEYS if set(keys) <= set(tensors)), tuple(tensors))
+    if keys not in KEYS and len(keys) != 1:
         raise NoEmbedding("its tensors are not those of an embedding")
-    return tuple(_vectors(key, described, there) for key, described in header.items())
+    return tuple(_vectors(key, tensors[key]) for key in keys)
 
 
-def _vectors(key: str, described: Any, there: int) -> Vectors:
-    match described:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(), int(end)]} if dtype in FLOATS:
-            if len(shape) in (1, 2) and all(type(side) is int and side > 0 for side in shape):
-                if end > there:
-                    raise NoEmbedding("it is cut short")
-                return Vectors(key, 1 if len(shape) == 1 else shape[0], shape[-1])
-    raise NoEmbedding("its tensors are not those of an embedding")
+def _vectors(key: str, tensor: Tensor) -> Vectors:
+    if tensor.dtype not in COMPUTED_WITH or len(tensor.shape) not in (1, 2) or not tensor.elements:
+        raise NoEmbedding("its tensors are not those of an embedding")
+    return Vectors(key, 1 if len(tensor.shape) == 1 else tensor.shape[0], tensor.shape[-1])

@@ -1,0 +1,61 @@
+"""Waiting for a job within the request that posted it, for the APIs whose answer is the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from worker import errors
+from worker.jobs.events import Cancelled, CancelReason, Completed, Ending, Event, Failed
+from worker.jobs.job import Job
+from worker.jobs.service import JobService
+
+
+async def until_ended(
+    service: JobService, job: Job, receive: Receive, see: Callable[[Event], None] = lambda event: None
+) -> Completed:
+    """The job's pictures; `see` is shown every event on the way. A client that leaves counts as a reader that leaves.
+
+    Raises ClientDisconnect, or the RequestError that tells why there are none.
+    """
+    ending: Event | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
+            entries = job.log.follow(0)
+            try:
+                async for entry in entries:
+                    see(entry.event)
+                    ending = entry.event
+            finally:
+                await entries.aclose()
+            tasks.cancel_scope.cancel()
+    finally:
+        service.reader_left(job)
+    if isinstance(ending, Completed):
+        return ending
+    if isinstance(ending, Ending) or job.log.closed:
+        raise without_pictures(ending)
+    raise ClientDisconnect
+
+
+def without_pictures(last: Event | None) -> errors.RequestError:
+    """Why a job whose log ended with `last` has no pictures to give."""
+    match last:
+        case Failed(code, message, retriable):
+            return errors.JobFailed(code, message, retriable=retriable)
+        case Cancelled(CancelReason.TIMEOUT):
+            return errors.JobTimedOut()
+        case Cancelled(CancelReason.REQUESTED | CancelReason.DISCONNECTED):
+            return errors.JobCancelled()
+        case _:  # ended by the shutdown, or left for the next process
+            return errors.Draining()
+
+
+async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
