@@ -111,7 +111,7 @@ class Denoiser:
             prompt = self._prompts.get(params.prompt)
             guided = model.guides(params.guidance_scale)
             negative = self._prompts.get(params.negative_prompt) if guided else None
-            warnings = _warnings(prompt, negative)
+            warnings = _warnings(prompt, negative, unused=not guided and bool(params.negative_prompt))
             if negative is not None and negative.key != prompt.key:
                 empty = self._prompts.get("")
                 prompt, negative = prompt.as_long_as(negative, empty), negative.as_long_as(prompt, empty)
@@ -281,9 +281,11 @@ def _key(
     return shape, texts, frozenset((name, tuple(tensor.shape)) for name, tensor in frame.items())
 
 
-def _warnings(prompt: Conditioning, negative: Conditioning | None) -> tuple[str, ...]:
-    """What is to be said of the texts, each with the name of its field."""
+def _warnings(prompt: Conditioning, negative: Conditioning | None, *, unused: bool) -> tuple[str, ...]:
+    """What is to be said of the texts, each with the name of its field; `unused` of a negative prompt without a row."""
     told = [f"prompt: {one}" for one in prompt.warnings]
+    if unused:
+        told.append("negative_prompt: it has no effect without guidance by a second row")
     return (*told, *(f"negative_prompt: {one}" for one in (negative.warnings if negative else ())))
 
 
