@@ -69,7 +69,7 @@ ROOMS = (
     Room("worker/state", ("pydantic", "worker.errors", "worker.jobs")),
     Room(
         "worker/engine",
-        ("numpy", "PIL", "torch", "worker.errors", "worker.jobs"),
+        ("numpy", "PIL", "torch", "=worker", "worker.errors", "worker.jobs"),
         may_for_types=("worker.models.base",),
         may_not=("asyncio",),
     ),
