@@ -51,6 +51,10 @@ ROOMS = (
     Room("worker/settings.py", ("pydantic", "pydantic_settings", "=worker", "worker.errors")),
     Room("worker/allocator.py"),
     Room("worker/describe.py", ("shared_worker", "=worker", "worker.jobs", "worker.settings")),
+    Room(
+        "worker/credentials.py",
+        ("c2pa", "cryptography", "PIL", "=worker", "worker.errors", "worker.jobs"),
+    ),
     Room("worker/measured.py"),
     Room("worker/logs.py", ("worker.jobs",)),
     Room("worker/server.py", ("uvicorn", "h11", "fastapi", "worker.errors")),
@@ -191,7 +195,7 @@ def test_no_file_is_long() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("worker.main", ("torch", "diffusers", "transformers")),
+        ("worker.main", ("torch", "diffusers", "transformers", "c2pa", "cryptography")),
         ("worker.jobs.service", ("pydantic", "starlette", "numpy", "torch")),
         ("worker.engine.engine", ("torch", "fastapi", "starlette", "uvicorn", "pydantic", "asyncio")),
         ("worker.engine.denoiser", ("fastapi", "starlette", "uvicorn", "pydantic", "diffusers", "transformers")),

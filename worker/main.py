@@ -23,6 +23,7 @@ from worker.allocator import keep_freed_memory
 from worker.app import create_app
 from worker.describe import describe_worker
 from worker.engine import sampling
+from worker.engine.encoding_pool import Sign
 from worker.engine.engine import Engine
 from worker.engine.rows import UNMEASURED_ROWS, RowLimit
 from worker.engine.runner import Runner
@@ -111,10 +112,11 @@ def _serve(settings: Settings, backend: Backend) -> int:
     )
     if settings.embedding_dir is not None:
         checkpoint = checkpoint.with_embeddings(settings.embedding_dir)
+    sign = _sign(settings)
     journal = _journal(settings, checkpoint)
     with contextlib.closing(journal):
         listener = listen(settings.host, settings.port)
-        return asyncio.run(_run(settings, device, checkpoint, tokens, journal, listener))
+        return asyncio.run(_run(settings, device, checkpoint, tokens, sign, journal, listener))
 
 
 async def _run(
@@ -122,6 +124,7 @@ async def _run(
     device: Device,
     checkpoint: Checkpoint,
     tokens: Tokens,
+    sign: Sign | None,
     journal: Journal,
     listener: socket.socket,
 ) -> int:
@@ -176,6 +179,7 @@ async def _run(
         model_id=checkpoint.facts.id,
         rows=rows,
         keep_images=journal.keep_images,
+        sign=sign,
         on_ready=on_engine_ready,
         on_stop=on_engine_stop,
     )
@@ -224,6 +228,18 @@ async def _run(
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _sign(settings: Settings) -> Sign | None:
+    if settings.c2pa_cert is None and settings.c2pa_key is None:
+        return None
+    if settings.c2pa_cert is None or settings.c2pa_key is None:
+        raise ConfigurationError("--c2pa-cert and --c2pa-key belong together: one of them is missing")
+    try:
+        from worker.credentials import ContentCredentials  # needs an extra
+    except (ImportError, OSError, RuntimeError):  # it is not there, or its native library is not
+        raise ConfigurationError("--c2pa-cert needs the C2PA library: pip install 'sd-worker[c2pa]'") from None
+    return ContentCredentials.from_files(settings.c2pa_cert, settings.c2pa_key).sign
 
 
 def _journal(settings: Settings, checkpoint: Checkpoint) -> Journal:

@@ -31,7 +31,8 @@ def test_a_png_holds_every_pixel_as_it_was() -> None:
 
 @pytest.mark.parametrize("format", [ImageFormat.WEBP, ImageFormat.JPEG])
 def test_the_lossy_formats_obey_the_quality(format: ImageFormat) -> None:
-    poor, good = (encode_image(PICTURE, OutputParams(format, quality, False, False), GENERATED, None) for quality in (5, 95))
+    outputs = (OutputParams(format, quality, False, False) for quality in (5, 95))
+    poor, good = (encode_image(PICTURE, output, GENERATED, None) for output in outputs)
     assert opened(good).format == opened(poor).format == format.value.upper()
     assert opened(good).size == (48, 32)
     assert len(poor) < len(good)
@@ -63,7 +64,7 @@ def test_without_parameters_there_is_nothing_of_them_in_the_picture(format: Imag
 def test_every_picture_says_that_a_model_made_it(format: ImageFormat, source: DigitalSource, text: str | None) -> None:
     data = encode_image(PICTURE, OutputParams(format, 90, False, text is not None), source, text)
     picture = opened(data)
-    [[description]] = ElementTree.fromstring(picture.info["xmp"])
+    [[description]] = ElementTree.fromstring(picture.info["xmp"])  # noqa: S314 - our own
     assert description.get("{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType") == source.value
     assert description.get("{http://ns.adobe.com/xap/1.0/}CreatorTool") == f"sd-worker {__version__}"
     software = picture.info.get("Software") or picture.getexif().get(ExifTags.Base.Software)
