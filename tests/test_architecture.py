@@ -81,7 +81,7 @@ ROOMS = (
     Room(
         "worker/models",
         (
-            *("torch", "diffusers", "transformers", "safetensors"),
+            *("torch", "diffusers", "transformers", "safetensors", "numpy"),
             *("shared_worker.device", "worker.errors", "worker.jobs.params"),
         ),
         may_not=("asyncio",),

@@ -37,6 +37,7 @@ from worker.jobs.service import JobService
 from worker.measured import MeasuredRows, cache_file
 from worker.metrics import Metrics
 from worker.models.registry import Checkpoint, identify
+from worker.models.safety_folder import SafetyFolder
 from worker.models.schedulers import SCHEDULERS
 from worker.server import address_of, listen, make_server
 from worker.settings import Settings, read_settings
@@ -112,11 +113,11 @@ def _serve(settings: Settings, backend: Backend) -> int:
     )
     if settings.embedding_dir is not None:
         checkpoint = checkpoint.with_embeddings(settings.embedding_dir)
-    sign = _sign(settings)
+    safety, sign = _safety(settings), _sign(settings)
     journal = _journal(settings, checkpoint)
     with contextlib.closing(journal):
         listener = listen(settings.host, settings.port)
-        return asyncio.run(_run(settings, device, checkpoint, tokens, sign, journal, listener))
+        return asyncio.run(_run(settings, device, checkpoint, tokens, safety, sign, journal, listener))
 
 
 async def _run(
@@ -124,6 +125,7 @@ async def _run(
     device: Device,
     checkpoint: Checkpoint,
     tokens: Tokens,
+    safety: SafetyFolder | None,
     sign: Sign | None,
     journal: Journal,
     listener: socket.socket,
@@ -145,7 +147,12 @@ async def _run(
 
         fixed_rows = rows.usual if settings.numerics == "exact" else None
         load = functools.partial(checkpoint.load, device)
-        return Denoiser(load, fixed_rows=fixed_rows, on_prompt=metrics.prompt_looked_up, on_padding=metrics.padded)
+        denoiser = Denoiser(load, fixed_rows=fixed_rows, on_prompt=metrics.prompt_looked_up, on_padding=metrics.padded)
+        if safety is None:
+            return denoiser
+        from worker.engine.judged import Judged
+
+        return Judged(denoiser, functools.partial(safety.load, device), settings.on_unsafe)
 
     def on_engine_events(events: Sequence[tuple[str, Event]]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
@@ -228,6 +235,14 @@ async def _run(
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _safety(settings: Settings) -> SafetyFolder | None:
+    if settings.safety_checker is not None:
+        return SafetyFolder.at(settings.safety_checker)
+    if "on_unsafe" in settings.model_fields_set:
+        raise ConfigurationError("--on-unsafe is set, but there is no --safety-checker")
+    return None
 
 
 def _sign(settings: Settings) -> Sign | None:
