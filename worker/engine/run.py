@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Generic
 
@@ -39,9 +40,18 @@ class JobRun(Generic[D]):
     def opened(self, drawings: list[D]) -> None:
         """Take the drawings; the text is encoded."""
         self.drawings = drawings
-        self.warnings = tuple(dict.fromkeys(warning for drawing in drawings for warning in drawing.warnings))
+        self._warn_of(drawings)
         self.denoising_since = time.monotonic()
         self.timings = replace(self.timings, encode_s=self.denoising_since - self.started_at)
+
+    def finished(self, drawing: D) -> None:
+        """Let go of a drawing that was decoded, and keep what it said on the way."""
+        self.drawings.remove(drawing)
+        self._warn_of([drawing])
+
+    def _warn_of(self, drawings: Sequence[D]) -> None:
+        told = (warning for drawing in drawings for warning in drawing.warnings)
+        self.warnings = tuple(dict.fromkeys([*self.warnings, *told]))
 
     @property
     def step(self) -> int:
