@@ -25,6 +25,7 @@ from worker.engine.sampling.schedule import NoiseSchedule, UnsupportedSchedule
 from worker.engine.sampling.schedules import Schedule, read_schedule
 from worker.errors import InvalidInput, ModelUnusable, NanOutput
 from worker.jobs.params import JobParams
+from worker.jobs.tiling import cut, drawn_size
 
 if TYPE_CHECKING:
     from worker.models.base import Conditioning, Model
@@ -105,7 +106,8 @@ class Denoiser:
 
     @torch.inference_mode()
     def open(self, params: JobParams) -> list[LatentDrawing]:
-        """One drawing an image: image k takes all its noise from the generator of seed + k, on the CPU in fp32."""
+        """One drawing an image, or a tile of it: image k takes its noise from the generator of seed + k, on the CPU in
+        fp32."""
         with mapped_errors():
             model = self._model
             prompt = self._prompts.get(params.prompt)
@@ -115,16 +117,17 @@ class Denoiser:
             if negative is not None and negative.key != prompt.key:
                 empty = self._prompts.get("")
                 prompt, negative = prompt.as_long_as(negative, empty), negative.as_long_as(prompt, empty)
-            width, height = _drawn_size(params, model.facts.multiple)
+            whole = drawn_size(params.width, params.height, model.facts.multiple)
+            native = (model.facts.width, model.facts.height) if params.upscale else whole
+            tiles = cut(*whole, *native, model.facts.multiple)
+            width, height = tiles[0].width, tiles[0].height
             shape = model.latent_shape(width, height)
             schedule = self._schedule.of_size(*shape[1:])
             plan = self._plans.get((params.sampler, params.steps, params.first_step, schedule))
             frame = dict(model.frame(width, height, params.guidance_scale))
-            source = Source(model, params, width, height)
+            source = Source(model, params, *whole, tiles)
             drawings = []
-            for index in range(params.num_images):
-                generator = torch.Generator().manual_seed(params.seed + index)
-                begun = source.begin(plan, generator)
+            for begun in source.begin(plan):
                 own = frame if begun.masked is None else frame | {"masked": begun.masked.to(model.device)}
                 state = torch.zeros((plan.slots, *shape))
                 state[X] = begun.latent
@@ -133,12 +136,14 @@ class Denoiser:
                         key=_key(shape, own, prompt, negative),
                         rows=2 if guided else 1,
                         pixels=width * height,
-                        index=index,
-                        seed=params.seed + index,
+                        index=begun.index,
+                        seed=params.seed + begun.index,
+                        tile=begun.tile if len(tiles) > 1 else None,
+                        tiles=len(tiles),
                         steps=plan.steps,
                         plan=plan,
                         state=state.to(model.device),
-                        generator=generator,
+                        generator=begun.generator,
                         prompt=prompt,
                         negative=negative,
                         frame=own,
@@ -263,15 +268,6 @@ class Denoiser:
             scaled = (pixels[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1) * 255
             finished: Pixels = scaled.round().to(torch.uint8).cpu().numpy()
             return finished
-
-
-def _drawn_size(params: JobParams, multiple: int) -> tuple[int, int]:
-    """Width and height as the model can draw them: those that were asked for, or the nearest."""
-
-    def nearest(side: int) -> int:
-        return multiple * max(1, (side + multiple // 2) // multiple)
-
-    return nearest(params.width), nearest(params.height)
 
 
 def _key(

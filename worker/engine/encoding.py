@@ -65,6 +65,8 @@ def describe_parameters(params: JobParams, seed: int, model_id: str) -> str:
     ]
     if params.strength is not None:
         settings.append(f"Denoising strength: {params.strength:g}")
+    if params.upscale is not None:
+        settings.append(f"Hires upscale: {params.upscale.factor}, Hires upscaler: {params.upscale.upscaler}")
     lines.append(", ".join(settings))
     return "\n".join(lines)
 
