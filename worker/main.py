@@ -111,6 +111,8 @@ def _serve(settings: Settings, backend: Backend) -> int:
     )
     if settings.embedding_dir is not None:
         checkpoint = checkpoint.with_embeddings(settings.embedding_dir)
+    if settings.lora_dir is not None:
+        checkpoint = checkpoint.with_loras(settings.lora_dir, settings.lora_cache_bytes)
     journal = _journal(settings, checkpoint)
     with contextlib.closing(journal):
         listener = listen(settings.host, settings.port)
@@ -142,7 +144,13 @@ async def _run(
 
         fixed_rows = rows.usual if settings.numerics == "exact" else None
         load = functools.partial(checkpoint.load, device)
-        return Denoiser(load, fixed_rows=fixed_rows, on_prompt=metrics.prompt_looked_up, on_padding=metrics.padded)
+        return Denoiser(
+            load,
+            fixed_rows=fixed_rows,
+            on_prompt=metrics.prompt_looked_up,
+            on_padding=metrics.padded,
+            on_adapters=metrics.adapters_held,
+        )
 
     def on_engine_events(events: Sequence[tuple[str, Event]]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
