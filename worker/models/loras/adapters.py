@@ -133,10 +133,10 @@ class Adapters:
             for adapter, pairs in rows.items()
         )
 
-    def _act(self, layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    def _act(self, layer: Layer, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         for adapter, rows in self._active:
             if (own := adapter.layers.get(layer)) is not None:
-                output = own.add(layer, inputs[0], output, rows)  # type: ignore[arg-type]
+                output = own.add(layer, inputs[0], output, rows)
         return output
 
     def _get(self, name: str, wanted: Mapping[str, float]) -> Adapter:
