@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from shared_worker.device import find_device
 from tests.models import families
@@ -100,11 +103,10 @@ def test_a_job_with_an_adapter_is_the_stock_pipelines_picture(
     denoiser: Denoiser, expected: Callable[[JobParams], Pixels], name: str
 ) -> None:
     plain = expected(job())
-    for scale in (1.0, 0.5):
-        asked = wearing((name, scale), negative_prompt="green")
-        [[picture]] = draw(denoiser, asked)
-        assert psnr_db(picture, expected(asked)) >= ALONE_DB
-        assert psnr_db(picture, plain) < 35, "else parity would prove nothing"
+    asked = wearing((name, 0.7), negative_prompt="green")
+    [[picture]] = draw(denoiser, asked)
+    assert psnr_db(picture, expected(asked)) >= ALONE_DB
+    assert psnr_db(picture, plain) < 35, "else parity would prove nothing"
 
 
 def test_several_adapters_add_up(denoiser: Denoiser, expected: Callable[[JobParams], Pixels]) -> None:
@@ -158,11 +160,68 @@ def test_in_exact_numerics_bytes_do_not_depend_on_company(tiny: Path, loras: Pat
     assert np.array_equal(bare, alone[1])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+def test_what_peft_wrote_down_of_its_training_counts(tiny: Path, tmp_path: Path) -> None:
+    stock = families.load_stock(tiny)
+    factors = make_factors({"unet": stock.unet}, 6, ("to_q", "to_k"))
+    trained = {
+        "r": 4,
+        "lora_alpha": 2,
+        "alpha_pattern": {"attn2.to_k": 6},
+        "use_rslora": True,
+        "target_modules": ["to_q", "to_k"],
+    }
+    metadata = {
+        "format": "pt",
+        "lora_adapter_metadata": json.dumps({f"unet.{key}": one for key, one in trained.items()}),
+    }
+    write_diffusers(tmp_path / "a.safetensors", factors, metadata)
+    write_diffusers(tmp_path / "b.safetensors", factors)
+    worker = load(tiny, tmp_path)
+    asked = wearing(("a", 1.0))
+    expected = by_stock(adapted(stock, tmp_path, asked), asked)
+    assert psnr_db(draw(worker, asked)[0][0], expected) >= ALONE_DB
+    assert psnr_db(draw(worker, wearing(("b", 1.0)))[0][0], expected) < 35
+
+
+def test_sdxl_layers_by_their_original_names(tmp_path: Path) -> None:
+    model = families.write_sdxl(tmp_path / "model")
+    stock = families.load_stock(model)
+    factors = make_factors({"unet": stock.unet}, 7, ("to_q", "to_v", "conv1"))
+    write_kohya(tmp_path / "loras/a.safetensors", factors)
+    file = write_kohya(tmp_path / "loras/b.safetensors", factors)
+    renamed = {original_name(name): tensor for name, tensor in load_file(file).items()}
+    assert renamed.keys() & load_file(file).keys() == set()
+    save_file(renamed, file)
+    worker = load(model, tmp_path / "loras")
+    one, other = (draw(worker, wearing((name, 1.0)))[0][0] for name in ("a", "b"))
+    assert np.array_equal(one, other)
+    assert psnr_db(one, by_stock(adapted(stock, tmp_path / "loras", wearing(("b", 1.0))), wearing())) >= ALONE_DB
+
+
+def original_name(name: str) -> str:
+    """As the UNet of SDXL is called by those who made it, where a level has one layer as the toy's has."""
+    levels = {
+        r"down_blocks_0_resnets_0": "input_blocks_1_0",
+        r"down_blocks_1_resnets_0": "input_blocks_3_0",
+        r"down_blocks_1_attentions_0": "input_blocks_3_1",
+        r"mid_block_resnets_0": "middle_block_0",
+        r"mid_block_attentions_0": "middle_block_1",
+        r"mid_block_resnets_1": "middle_block_2",
+        r"up_blocks_0_resnets_(\d)": r"output_blocks_\1_0",
+        r"up_blocks_0_attentions_(\d)": r"output_blocks_\1_1",
+        r"up_blocks_1_resnets_0": "output_blocks_2_0",
+        r"up_blocks_1_resnets_1": "output_blocks_3_0",
+    }
+    for level, original in levels.items():
+        name = re.sub(level, original, name)
+    return name.replace("_conv1.", "_in_layers_2.")
+
+
+@pytest.mark.parametrize(
+    ("family", "layout"), [("sdxl", "diffusers"), ("sdxl", "kohya"), ("sd3", "diffusers"), ("flux", "diffusers")]
+)
 def test_other_families(tmp_path: Path, family: str, layout: str) -> None:
-    if layout == "kohya" and family != "sdxl":
-        pytest.skip("their kohya layouts hold sizes that no toy has")
+    """FLUX's kohya layout holds sizes that no toy has."""
     write, names = FAMILIES[family]
     model = write(tmp_path / "model")
     parts = parts_of(families.load_stock(model), *names)
