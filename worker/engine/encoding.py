@@ -56,7 +56,9 @@ def encode_preview(pixels: Pixels, width: int, height: int, preview: PreviewPara
 
 def describe_parameters(params: JobParams, seed: int, model_id: str) -> str:
     """Generation parameters as one text, in the form that Stable Diffusion tools exchange."""
-    lines = [params.prompt]
+    # As they stand in the prompts of tools that name adapters there, which is how others read them.
+    adapters = [f"<lora:{one.name}:{one.scale:g}>" for one in params.loras]
+    lines = [" ".join([params.prompt, *adapters])]
     if params.negative_prompt:
         lines.append(f"Negative prompt: {params.negative_prompt}")
     settings = [

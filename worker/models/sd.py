@@ -12,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from shared_worker.device import Device
 from worker.models.base import MASKED, Conditioning
 from worker.models.imports import put_off_siblings
+from worker.models.loras.adapters import Adapters
 from worker.models.parts import TORCH_DTYPES, load_parts
 from worker.models.prompts.clip import ClipEncoder
 from worker.models.registry import Checkpoint
@@ -50,10 +51,15 @@ class StableDiffusion:
         self._text_encoder = text_encoder
         self._prompts = ClipEncoder(tokenizer, text_encoder, self._hidden, embeddings=checkpoint.embeddings)
         self._unet = unet
+        self.adapters = self._adapters(checkpoint, text_encoder=text_encoder)
         self._vae = Vae(vae, self.dtype)
         self._guidance_width = int(unet.config.time_cond_proj_dim or 0)
         """Of the guidance scale as an input, for those that were distilled with it; else 0."""
         self.takes_mask = unet.config.in_channels > self._vae.channels
+
+    def _adapters(self, checkpoint: Checkpoint, **text_encoders: Any) -> Adapters:
+        family = checkpoint.family.name
+        return Adapters(checkpoint.loras, family, self.device, self.dtype, unet=self._unet, **text_encoders)
 
     def scheduler(self, sampler: str) -> Any:
         """On the checkpoint's own noise."""
