@@ -111,6 +111,8 @@ def _serve(settings: Settings, backend: Backend) -> int:
     )
     if settings.embedding_dir is not None:
         checkpoint = checkpoint.with_embeddings(settings.embedding_dir)
+    if settings.control_dir is not None:
+        checkpoint = checkpoint.with_controls(settings.control_dir)
     journal = _journal(settings, checkpoint)
     with contextlib.closing(journal):
         listener = listen(settings.host, settings.port)

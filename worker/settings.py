@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     embedding_dir: Path | None = Field(
         None, description="folder of textual-inversion embeddings (safetensors), which prompts name as words"
     )
+    control_dir: Path | None = Field(
+        None, description="folder of ControlNets (diffusers folders, safetensors files), which jobs name"
+    )
     state_dir: Path | None = Field(
         None, description="where accepted jobs and finished pictures are kept, so that they outlive the process"
     )

@@ -16,6 +16,7 @@ import torch
 from worker.engine import preview, sampling
 from worker.engine.beginning import Kept, Source
 from worker.engine.cache import Cache
+from worker.engine.control import Controls, open_controls, stacked
 from worker.engine.device_errors import mapped_errors
 from worker.engine.device_memory import DeviceMemory
 from worker.engine.runner import Drawing, Pixels
@@ -50,6 +51,7 @@ class LatentDrawing(Drawing):
     """What its rows have beside the text.  # each [1, ...]"""
     guidance_scale: float
     kept: Kept | None = None
+    controls: Controls = ()
 
     @property
     def latent(self) -> torch.Tensor:
@@ -121,6 +123,7 @@ class Denoiser:
             plan = self._plans.get((params.sampler, params.steps, params.first_step, schedule))
             frame = dict(model.frame(width, height, params.guidance_scale))
             source = Source(model, params, width, height)
+            controls = open_controls(model, params, width, height, plan.calls)
             drawings = []
             for index in range(params.num_images):
                 generator = torch.Generator().manual_seed(params.seed + index)
@@ -130,7 +133,7 @@ class Denoiser:
                 state[X] = begun.latent
                 drawings.append(
                     LatentDrawing(
-                        key=_key(shape, own, prompt, negative),
+                        key=_key(shape, own, prompt, negative, controls),
                         rows=2 if guided else 1,
                         pixels=width * height,
                         index=index,
@@ -145,6 +148,7 @@ class Denoiser:
                         warnings=warnings,
                         guidance_scale=params.guidance_scale,
                         kept=begun.kept and begun.kept.to(model.device),
+                        controls=controls,
                     )
                 )
             return drawings
@@ -178,6 +182,9 @@ class Denoiser:
             frames = [one.frame for one in batch] + [batch[k].frame for k in guided]
             seen = [{**text.tensors, **frame} for text, frame in zip(texts, frames, strict=True)]
             tensors = {name: torch.cat([row[name] for row in seen]) for name in seen[0]}
+            if batch[0].controls:
+                owners = [*range(len(batch)), *guided]
+                tensors |= stacked([one.controls for one in batch], [one.call for one in batch], owners, device)
             if guided:
                 rows = torch.cat([rows, rows[guided]])
                 timesteps = torch.cat([timesteps, timesteps[guided]])
@@ -275,10 +282,15 @@ def _drawn_size(params: JobParams, multiple: int) -> tuple[int, int]:
 
 
 def _key(
-    shape: tuple[int, ...], frame: Mapping[str, torch.Tensor], prompt: Conditioning, negative: Conditioning | None
+    shape: tuple[int, ...],
+    frame: Mapping[str, torch.Tensor],
+    prompt: Conditioning,
+    negative: Conditioning | None,
+    controls: Controls,
 ) -> Hashable:
     texts = frozenset(one.key for one in (prompt, negative) if one is not None)
-    return shape, texts, frozenset((name, tuple(tensor.shape)) for name, tensor in frame.items())
+    frames = frozenset((name, tuple(tensor.shape)) for name, tensor in frame.items())
+    return shape, texts, frames, tuple(one.place for one in controls)
 
 
 def _warnings(prompt: Conditioning, negative: Conditioning | None) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from worker.jobs.params import ModelFacts
+from worker.models.controls.catalogue import NO_CONTROLS, Catalogue, Controlled
 from worker.models.family import Family
 from worker.models.prompts.embeddings import NO_EMBEDDINGS, Embeddings, clip_widths
 from worker.models.safetensors_header import Tensor
@@ -76,12 +77,19 @@ class Checkpoint:
     family: Family
     facts: ModelFacts
     embeddings: Embeddings = NO_EMBEDDINGS
+    controls: Catalogue = NO_CONTROLS
 
     def with_embeddings(self, folder: Path) -> Checkpoint:
         """With the textual-inversion embeddings of `folder`. Raises ConfigurationError."""
         widths = clip_widths(self.config(part) for part in TEXT_ENCODERS if self.has(part))
         embeddings = Embeddings.in_folder(folder, widths)
         return replace(self, facts=replace(self.facts, embeddings=embeddings.facts), embeddings=embeddings)
+
+    def with_controls(self, folder: Path) -> Checkpoint:
+        """With the ControlNets of `folder`. Raises ConfigurationError."""
+        unet = self.config("unet") if self.family.denoiser == "unet" else {}
+        controls = Catalogue.in_folder(folder, Controlled(self.family.name, unet, self.config("vae"), self.facts.dtype))
+        return replace(self, facts=replace(self.facts, controls=controls.facts), controls=controls)
 
     def config(self, part: str) -> Mapping[str, Any]:
         """The configuration of a part, e.g. `unet` or `scheduler`. Raises ModelUnusable."""

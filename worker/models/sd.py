@@ -10,6 +10,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from shared_worker.device import Device
 from worker.models.base import MASKED, Conditioning
+from worker.models.controls.nets import ControlNets
 from worker.models.imports import put_off_siblings
 from worker.models.parts import TORCH_DTYPES, load_parts
 from worker.models.prompts.clip import ClipEncoder
@@ -50,6 +51,7 @@ class StableDiffusion:
         self._prompts = ClipEncoder(tokenizer, text_encoder, self._hidden, embeddings=checkpoint.embeddings)
         self._unet = unet
         self._vae = Vae(vae, self.dtype)
+        self._controls = ControlNets(checkpoint.controls, unet.config, device, self.dtype)
         self.takes_mask = unet.config.in_channels > self._vae.channels
 
     def scheduler(self, sampler: str) -> Any:
@@ -80,16 +82,22 @@ class StableDiffusion:
         ids, attention_mask = ids.to(self.device), mask.to(self.device) if masked else None
         return self._text_encoder(ids, attention_mask=attention_mask)[0], None
 
+    def control(self, name: str) -> object:
+        """Loaded now if it is not kept from an earlier job."""
+        return self._controls.hold(name)
+
     @torch.inference_mode()
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        """One forward of the UNet.  # [rows, C, h, w]"""
-        if self.takes_mask:
-            latents = torch.cat([latents, conditioning[MASKED]], dim=1)
+        """One forward of the UNet, behind those of the ControlNets.  # [rows, C, h, w]"""
         text = conditioning["encoder_hidden_states"]
         added = self._added(conditioning)
-        output = self._unet(latents.to(self.dtype), timesteps, text, added_cond_kwargs=added, return_dict=False)[0]
+        residuals = self._controls.residuals(conditioning, latents, timesteps, text, added)
+        if self.takes_mask:
+            latents = torch.cat([latents, conditioning[MASKED]], dim=1)
+        latents = latents.to(self.dtype)
+        output = self._unet(latents, timesteps, text, added_cond_kwargs=added, return_dict=False, **residuals)[0]
         return cast(torch.Tensor, output)
 
     def _added(self, conditioning: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
