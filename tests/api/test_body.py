@@ -156,9 +156,8 @@ WRONG = [
     ("image", "aGVsbG8="),
     ("mask", "aGVsbG8="),
     ("strength", 0.5),
-    ("loras", [{"name": "x"}]),
+    ("loras", [1] * 9),
     ("controls", {}),
-    ("loras", [{"name": "x"}] * 9),
     ("unknown", 1),
     ("callback_url", "http://127.0.0.1"),
 ]

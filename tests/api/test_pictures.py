@@ -103,8 +103,8 @@ def test_a_turned_picture_has_the_size_that_people_see() -> None:
         ({"task": "image-to-image", "image": "P", "mask": "P"}, "mask"),
         ({"task": "image-to-image", "image": "P", "strength": 0}, "strength"),
         ({"task": "image-to-image", "image": "P", "strength": 1.01}, "strength"),
-        ({"task": "image-to-image", "image": "P", "loras": [{"name": "unknown"}]}, "loras"),
-        ({"controls": [{"name": "unknown", "image": "P"}]}, "controls"),
+        ({"task": "image-to-image", "image": "P", "loras": [{"name": "unknown"}]}, "loras.0.name"),
+        ({"controls": [{"name": "unknown", "image": "P"}]}, "controls.0.name"),
     ],
 )
 def test_fields_go_with_their_task(fields: dict[str, Any], field: str) -> None:

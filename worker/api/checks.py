@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from worker.api.pictures import Pictures
-from worker.api.request import MAX_SEED, JobRequest
+from worker.api.request import MAX_SEED, ControlRequest, JobRequest, LoraRequest
 from worker.errors import FieldFault
-from worker.jobs.params import Limits, ModelFacts, Task
+from worker.jobs.params import ControlFacts, Limits, LoraFacts, ModelFacts, Task
+
+Named = LoraRequest | ControlRequest
 
 
 def unmet_limits(asked: JobRequest, pictures: Pictures, facts: ModelFacts, limits: Limits) -> list[FieldFault]:
@@ -71,10 +75,21 @@ def _pictures_of_task(asked: JobRequest) -> list[FieldFault]:
 
 
 def _adapters(asked: JobRequest, facts: ModelFacts) -> list[FieldFault]:
-    """Adapters that the worker does not have."""
+    """Adapters that the worker does not have, or that are not for the loaded model."""
     faults = []
-    if asked.loras:
-        faults.append(FieldFault("loras", "none is offered by this worker"))
-    if asked.controls:
-        faults.append(FieldFault("controls", "none is offered by this worker"))
+    offers: tuple[tuple[str, Sequence[Named], Sequence[LoraFacts | ControlFacts]], ...] = (
+        ("loras", asked.loras, facts.loras),
+        ("controls", asked.controls, facts.controls),
+    )
+    for field, wanted, offered in offers:
+        known = {one.name: one for one in offered}
+        for index, one in enumerate(wanted):
+            found = known.get(one.name)
+            if found is None:
+                faults.append(FieldFault(f"{field}.{index}.name", f"is not among the {field} of this worker"))
+            elif not found.fits:
+                faults.append(FieldFault(f"{field}.{index}.name", f"does not fit the model: {found.reason}"))
+    for index, control in enumerate(asked.controls):
+        if control.start > control.end:
+            faults.append(FieldFault(f"controls.{index}.start", "must not be above end"))
     return faults

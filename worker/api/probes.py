@@ -57,15 +57,11 @@ def router(
     async def info() -> dict[str, Any]:
         """The worker, its model and defaults, tasks, samplers and limits."""
         model = asdict(facts)
-        tasks, samplers, embeddings = model.pop("tasks"), model.pop("samplers"), model.pop("embeddings")
+        offered = {name: list(model.pop(name)) for name in ("tasks", "samplers", "loras", "controls", "embeddings")}
         return {
             "worker": worker_info().model_dump(mode="json"),
             "model": model,
-            "tasks": [task.value for task in tasks],
-            "samplers": list(samplers),
-            "loras": [],
-            "controls": [],
-            "embeddings": list(embeddings),
+            **offered,
             "limits": asdict(service.limits),
         }
 

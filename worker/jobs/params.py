@@ -176,6 +176,21 @@ class EmbeddingFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraFacts:
+    """An adapter of `--lora-dir` by its name, as its file's header tells it; a `reason` says why it does not fit.
+
+    `base_model` is the family it was made for, or None where nothing tells.
+    """
+
+    name: str
+    trigger_words: tuple[str, ...]
+    base_model: str | None
+    fits: bool
+    reason: str | None
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ControlFacts:
     """A ControlNet by its name, for which family of models it was made, and whether it fits this one.
 
@@ -207,6 +222,7 @@ class ModelFacts:
     samplers: tuple[str, ...]
     tasks: tuple[Task, ...]
     embeddings: tuple[EmbeddingFacts, ...] = ()
+    loras: tuple[LoraFacts, ...] = ()
     controls: tuple[ControlFacts, ...] = ()
 
 
