@@ -38,6 +38,7 @@ SET: dict[str, tuple[str, Any]] = {
     "cors_origins": ("https://studio.example, http://localhost:3000", "https://studio.example, http://localhost:3000"),
     "sdapi": ("true", True),
     "embedding_dir": ("/embeddings", Path("/embeddings")),
+    "control_dir": ("/controlnets", Path("/controlnets")),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
     "log_prompts": ("true", True),

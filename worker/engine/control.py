@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """`place` is its name in the model's conditioning; `picture` is on the device  # [1, 3, H, W], from 0 to 1.
+    """`place` is where it stands in the model's conditioning; `picture` is on the device  # [1, 3, H, W], from 0 to 1.
 
     `scales` says for every call how much it counts; `held` keeps the model ready for it.
     """
 
+    name: str
     place: str
+    scale: float
     picture: torch.Tensor
     scales: tuple[float, ...]
     held: object
@@ -47,7 +49,9 @@ def open_controls(model: Model, params: JobParams, width: int, height: int, call
         picture = pixels.permute(2, 0, 1)[None].float() / 255.0
         opened.append(
             Control(
+                name=asked.name,
                 place=f"{times[asked.name]}.{asked.name}",
+                scale=asked.scale,
                 picture=picture.to(model.device, model.dtype),
                 scales=tuple(asked.scale if counts(asked, call, calls) else 0.0 for call in range(calls)),
                 held=held,
@@ -69,6 +73,15 @@ def read_control(asked: ControlParams, width: int, height: int) -> Pixels:
 def counts(asked: ControlParams, call: int, calls: int) -> bool:
     """As the stock pipelines have it: whether the call lies whole between start and end."""
     return not (call / calls < asked.start or (call + 1) / calls > asked.end)
+
+
+def said_of(controls: Controls) -> tuple[str, ...]:
+    """What the job must say of those that have no part in it though they should."""
+    return tuple(
+        f"controls: no step lies between the start and the end of {control.name}, which had no part"
+        for control in controls
+        if control.scale and not any(control.scales)
+    )
 
 
 def stacked(

@@ -16,7 +16,7 @@ import torch
 from worker.engine import preview, sampling
 from worker.engine.beginning import Kept, Source
 from worker.engine.cache import Cache
-from worker.engine.control import Controls, open_controls, stacked
+from worker.engine.control import Controls, open_controls, said_of, stacked
 from worker.engine.device_errors import mapped_errors
 from worker.engine.device_memory import DeviceMemory
 from worker.engine.runner import Drawing, Pixels
@@ -124,6 +124,7 @@ class Denoiser:
             frame = dict(model.frame(width, height, params.guidance_scale))
             source = Source(model, params, width, height)
             controls = open_controls(model, params, width, height, plan.calls)
+            warnings += said_of(controls)
             drawings = []
             for index in range(params.num_images):
                 generator = torch.Generator().manual_seed(params.seed + index)

@@ -7,12 +7,13 @@ photo-like pictures for a few per cent more bytes.
 from __future__ import annotations
 
 import io
+import json
 
 from PIL import ExifTags, PngImagePlugin
 from PIL import Image as PillowImage
 
 from worker.engine.runner import Pixels
-from worker.jobs.params import ImageFormat, JobParams, OutputParams, PreviewParams
+from worker.jobs.params import ControlParams, ImageFormat, JobParams, OutputParams, PreviewParams
 
 PNG_LEVEL = 1
 PREVIEW_QUALITY = 80
@@ -57,8 +58,15 @@ def describe_parameters(params: JobParams, seed: int, model_id: str) -> str:
     ]
     if params.strength is not None:
         settings.append(f"Denoising strength: {params.strength:g}")
+    settings += [f"ControlNet {index}: {_control(one)}" for index, one in enumerate(params.controls)]
     lines.append(", ".join(settings))
     return "\n".join(lines)
+
+
+def _control(asked: ControlParams) -> str:
+    """In quotes, since it holds commas."""
+    told = f"Module: {asked.preprocessor.value}, Model: {asked.name}, Weight: {asked.scale:g}"
+    return json.dumps(f"{told}, Guidance Start: {asked.start:g}, Guidance End: {asked.end:g}", ensure_ascii=False)
 
 
 def _exif(parameters: str | None) -> bytes:

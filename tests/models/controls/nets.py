@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,16 @@ def write_controlnet(folder: Path, model: Path, seed: int = 0, **config: Any) ->
     return folder
 
 
-def make_controlnet(model: Path, seed: int = 0, **config: Any) -> ControlNetModel:
-    """By default its picture is made as small as the tiny models' VAEs make theirs."""
+def make_controlnet(
+    model: Path, seed: int = 0, *, rebuilt: Mapping[str, Any] | None = None, **config: Any
+) -> ControlNetModel:
+    """By default its picture is made as small as the tiny models' VAEs make theirs; `rebuilt` is built otherwise."""
     unet = UNet2DConditionModel.from_pretrained(model / "unet")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = ControlNetModel.from_unet(unet, **{"conditioning_embedding_out_channels": (8, 16)} | config)
+        if rebuilt:
+            net = ControlNetModel.from_config(dict(net.config) | dict(rebuilt))
         with torch.no_grad():
             net.controlnet_cond_embedding.conv_out.weight.normal_(std=0.3)
             for convolution in (*net.controlnet_down_blocks, net.controlnet_mid_block):

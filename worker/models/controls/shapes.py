@@ -5,6 +5,7 @@ Two layouts are known: that of diffusers, and the one that the first ControlNets
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -69,8 +70,8 @@ ORIGINAL = Layout(
 class ControlShapes:
     """`residuals` are the channels of what is added to each layer of the UNet, the middle last.
 
-    `hint` are the channels over the control picture, level by level, each of half the size; `attentions` counts layers
-    that read the text, of `text_width`, None where there is none; `added` is the width of what is embedded with the
+    `hint` are the channels over the control picture, level by level, each of half the size; `attentions` are the width
+    and depth of each transformer that reads the text, of `text_width`, None where there is none; `added` is the width of what is embedded with the
     timestep, None where nothing is.
     """
 
@@ -78,7 +79,7 @@ class ControlShapes:
     picture_channels: int
     residuals: tuple[int, ...]
     hint: tuple[int, ...]
-    attentions: int
+    attentions: tuple[tuple[int, int], ...]
     text_width: int | None
     added: int | None
 
@@ -110,15 +111,16 @@ def read_shapes(tensors: Mapping[str, Tensor]) -> ControlShapes:
 
 
 def _shapes(named: Mapping[str, Tensor], layout: Layout) -> ControlShapes:
-    keys = [one for name, one in named.items() if name.endswith("attn2.to_k.weight")]
+    keys = {name: one for name, one in named.items() if name.endswith("attn2.to_k.weight")}
+    depths = Counter((name.partition(".transformer_blocks.")[0], one.shape[0]) for name, one in keys.items())
     first, hint = named[layout.first], named[layout.hint]
     return ControlShapes(
         in_channels=first.shape[1],
         picture_channels=hint.shape[1],
         residuals=(*_channels(named, layout.residual, range(MOST)), named[layout.middle].shape[0]),
         hint=(hint.shape[0], *_channels(named, layout.halving, layout.numbers)),
-        attentions=len(keys),
-        text_width=keys[0].shape[1] if keys else None,
+        attentions=tuple(sorted((width, depth) for (_, width), depth in depths.items())),
+        text_width=next((one.shape[1] for one in keys.values()), None),
         added=named[layout.added].shape[1] if layout.added in named else None,
     )
 
@@ -136,7 +138,7 @@ class Wanted:
     in_channels: int
     residuals: tuple[int, ...]
     factor: int
-    attentions: int
+    attentions: tuple[tuple[int, int], ...]
     text_width: int
     added: int | None
 
@@ -147,16 +149,16 @@ class Wanted:
         depths = unet.get("transformer_layers_per_block", 1)
         depths = [depths] * len(channels) if isinstance(depths, int) else list(depths)
         residuals = [channels[0]]
-        attentions = depths[-1]  # of the middle
+        attentions = [(channels[-1], depths[-1])]  # of the middle
         for level, (width, kind) in enumerate(zip(channels, unet["down_block_types"], strict=True)):
             last = level == len(channels) - 1
             residuals += [width] * (layers + (not last))  # every level but the last ends by halving the size
-            attentions += layers * depths[level] if "CrossAttn" in kind else 0
+            attentions += [(width, depths[level])] * layers if "CrossAttn" in kind else []
         return cls(
             in_channels=int(vae["latent_channels"]),
             residuals=(*residuals, channels[-1]),
             factor=2 ** (len(vae["block_out_channels"]) - 1),
-            attentions=attentions,
+            attentions=tuple(sorted(attentions)),
             text_width=int(unet["cross_attention_dim"]),
             added=unet["projection_class_embeddings_input_dim"] if unet.get("addition_embed_type") else None,
         )
