@@ -115,6 +115,8 @@ def _serve(settings: Settings, backend: Backend) -> int:
         checkpoint = checkpoint.with_embeddings(settings.embedding_dir)
     if settings.lora_dir is not None:
         checkpoint = checkpoint.with_loras(settings.lora_dir, settings.lora_cache_bytes)
+    if settings.control_dir is not None:
+        checkpoint = checkpoint.with_controls(settings.control_dir)
     safety, sign = _safety(settings), _sign(settings)
     journal = _journal(settings, checkpoint)
     with contextlib.closing(journal):

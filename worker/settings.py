@@ -73,6 +73,9 @@ class Settings(BaseSettings):
         description="certificate chain (PEM) that content credentials (C2PA) are signed with, the signer's own first",
     )
     c2pa_key: Path | None = Field(None, description="its private key (PEM)")
+    control_dir: Path | None = Field(
+        None, description="folder of ControlNets (diffusers folders, safetensors files), which jobs name"
+    )
     state_dir: Path | None = Field(
         None, description="where accepted jobs and finished pictures are kept, so that they outlive the process"
     )

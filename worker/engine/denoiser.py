@@ -16,6 +16,7 @@ import torch
 from worker.engine import preview, sampling
 from worker.engine.beginning import Kept, Source
 from worker.engine.cache import Cache
+from worker.engine.control import Controls, open_controls, said_of, stacked
 from worker.engine.device_errors import mapped_errors
 from worker.engine.device_memory import DeviceMemory
 from worker.engine.runner import Drawing, Pixels
@@ -52,6 +53,7 @@ class LatentDrawing(Drawing):
     guidance_scale: float
     adapters: AdapterSet
     kept: Kept | None = None
+    controls: Controls = ()
 
     @property
     def latent(self) -> torch.Tensor:
@@ -131,6 +133,8 @@ class Denoiser:
             schedule = self._schedule.of_size(*shape[1:])
             plan = self._plans.get((params.sampler, params.steps, params.first_step, schedule))
             frame = dict(model.frame(width, height, params.guidance_scale))
+            controls = open_controls(model, params, width, height, plan.calls)
+            warnings += said_of(controls)
             source = Source(model, params, *whole, tiles)
             drawings = []
             for begun in source.begin(plan):
@@ -139,7 +143,10 @@ class Denoiser:
                 state[X] = begun.latent
                 drawings.append(
                     LatentDrawing(
-                        key=(_key(shape, own, prompt, negative), adapters.loras if self._fixed_rows else None),
+                        key=(
+                            _key(shape, own, prompt, negative, controls),
+                            adapters.loras if self._fixed_rows else None,
+                        ),
                         rows=2 if guided else 1,
                         pixels=width * height,
                         index=begun.index,
@@ -157,6 +164,7 @@ class Denoiser:
                         guidance_scale=params.guidance_scale,
                         adapters=adapters,
                         kept=begun.kept and begun.kept.to(model.device),
+                        controls=controls,
                     )
                 )
             return drawings
@@ -196,6 +204,9 @@ class Denoiser:
             frames = [one.frame for one in batch] + [batch[k].frame for k in guided]
             seen = [{**text.tensors, **frame} for text, frame in zip(texts, frames, strict=True)]
             tensors = {name: torch.cat([row[name] for row in seen]) for name in seen[0]}
+            if batch[0].controls:
+                owners = [*range(len(batch)), *guided]
+                tensors |= stacked([one.controls for one in batch], [one.call for one in batch], owners, device)
             if guided:
                 rows = torch.cat([rows, rows[guided]])
                 timesteps = torch.cat([timesteps, timesteps[guided]])
@@ -293,10 +304,15 @@ class Denoiser:
 
 
 def _key(
-    shape: tuple[int, ...], frame: Mapping[str, torch.Tensor], prompt: Conditioning, negative: Conditioning | None
+    shape: tuple[int, ...],
+    frame: Mapping[str, torch.Tensor],
+    prompt: Conditioning,
+    negative: Conditioning | None,
+    controls: Controls,
 ) -> Hashable:
     texts = frozenset(one.key for one in (prompt, negative) if one is not None)
-    return shape, texts, frozenset((name, tuple(tensor.shape)) for name, tensor in frame.items())
+    frames = frozenset((name, tuple(tensor.shape)) for name, tensor in frame.items())
+    return shape, texts, frames, tuple(one.place for one in controls)
 
 
 def _warnings(

@@ -7,13 +7,14 @@ photo-like pictures for a few per cent more bytes.
 from __future__ import annotations
 
 import io
+import json
 
 from PIL import ExifTags, PngImagePlugin
 from PIL import Image as PillowImage
 
 from worker.engine.marking import SOFTWARE, XMP_KEYWORD, xmp_packet
 from worker.engine.runner import Pixels
-from worker.jobs.params import ImageFormat, JobParams, OutputParams, PreviewParams
+from worker.jobs.params import ControlParams, ImageFormat, JobParams, OutputParams, PreviewParams
 from worker.jobs.provenance import DigitalSource
 
 PNG_LEVEL = 1
@@ -69,8 +70,15 @@ def describe_parameters(params: JobParams, seed: int, model_id: str) -> str:
         settings.append(f"Denoising strength: {params.strength:g}")
     if params.upscale is not None:
         settings.append(f"Hires upscale: {params.upscale.factor}, Hires upscaler: {params.upscale.upscaler}")
+    settings += [f"ControlNet {index}: {_control(one)}" for index, one in enumerate(params.controls)]
     lines.append(", ".join(settings))
     return "\n".join(lines)
+
+
+def _control(asked: ControlParams) -> str:
+    """In quotes, since it holds commas."""
+    told = f"Module: {asked.preprocessor.value}, Model: {asked.name}, Weight: {asked.scale:g}"
+    return json.dumps(f"{told}, Guidance Start: {asked.start:g}, Guidance End: {asked.end:g}", ensure_ascii=False)
 
 
 def _exif(parameters: str | None) -> bytes:
