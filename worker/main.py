@@ -113,6 +113,10 @@ def _serve(settings: Settings, backend: Backend) -> int:
     )
     if settings.embedding_dir is not None:
         checkpoint = checkpoint.with_embeddings(settings.embedding_dir)
+    if settings.lora_dir is not None:
+        checkpoint = checkpoint.with_loras(settings.lora_dir, settings.lora_cache_bytes)
+    if settings.control_dir is not None:
+        checkpoint = checkpoint.with_controls(settings.control_dir)
     safety, sign = _safety(settings), _sign(settings)
     journal = _journal(settings, checkpoint)
     with contextlib.closing(journal):
@@ -147,7 +151,13 @@ async def _run(
 
         fixed_rows = rows.usual if settings.numerics == "exact" else None
         load = functools.partial(checkpoint.load, device)
-        denoiser = Denoiser(load, fixed_rows=fixed_rows, on_prompt=metrics.prompt_looked_up, on_padding=metrics.padded)
+        denoiser = Denoiser(
+            load,
+            fixed_rows=fixed_rows,
+            on_prompt=metrics.prompt_looked_up,
+            on_padding=metrics.padded,
+            on_adapters=metrics.adapters_held,
+        )
         if safety is None:
             return denoiser
         from worker.engine.judged import Judged

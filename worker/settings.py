@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     embedding_dir: Path | None = Field(
         None, description="folder of textual-inversion embeddings (safetensors), which prompts name as words"
     )
+    lora_dir: Path | None = Field(None, description="folder of LoRA adapters (safetensors), which jobs name")
+    lora_cache_bytes: int = Field(
+        1_000_000_000, ge=0, description="bytes of LoRA weights that stay in memory beside those in use"
+    )
     safety_checker: Path | None = Field(
         None, description="folder of a safety checker (StableDiffusionSafetyChecker), which looks at every picture"
     )
@@ -69,6 +73,9 @@ class Settings(BaseSettings):
         description="certificate chain (PEM) that content credentials (C2PA) are signed with, the signer's own first",
     )
     c2pa_key: Path | None = Field(None, description="its private key (PEM)")
+    control_dir: Path | None = Field(
+        None, description="folder of ControlNets (diffusers folders, safetensors files), which jobs name"
+    )
     state_dir: Path | None = Field(
         None, description="where accepted jobs and finished pictures are kept, so that they outlive the process"
     )

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from tests.fakes import PNG, make_params, paint
 from worker import __version__
 from worker.engine.encoding import describe_parameters, encode_image, encode_preview
-from worker.jobs.params import ImageFormat, OutputParams, PreviewParams, Task
+from worker.jobs.params import ControlParams, ImageFormat, OutputParams, Picture, Preprocessor, PreviewParams, Task
 from worker.jobs.provenance import DigitalSource
 
 GENERATED = DigitalSource.GENERATED
@@ -84,6 +84,14 @@ def test_the_parameters_are_told_as_stable_diffusion_tools_tell_them() -> None:
         "a star\n"
         "Negative prompt: blurry\n"
         "Steps: 20, Sampler: euler, CFG scale: 7.5, Seed: 42, Size: 128x64, Model: builtin"
+    )
+    picture = Picture(8, 8, 3, b"PNG")
+    edges = ControlParams("edges", picture, 0.5, 0.0, 0.8, Preprocessor.CANNY)
+    controls = (edges, ControlParams("x", picture, 1.0, 0.0, 1.0))
+    assert describe_parameters(make_params(controls=controls), 42, "builtin").endswith(
+        "Model: builtin, "
+        'ControlNet 0: "Module: canny, Model: edges, Weight: 0.5, Guidance Start: 0, Guidance End: 0.8", '
+        'ControlNet 1: "Module: none, Model: x, Weight: 1, Guidance Start: 0, Guidance End: 1"'
     )
     assert "Negative" not in describe_parameters(make_params(negative_prompt=""), 1, "builtin")
 

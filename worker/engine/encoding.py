@@ -7,13 +7,14 @@ photo-like pictures for a few per cent more bytes.
 from __future__ import annotations
 
 import io
+import json
 
 from PIL import ExifTags, PngImagePlugin
 from PIL import Image as PillowImage
 
 from worker.engine.marking import SOFTWARE, XMP_KEYWORD, xmp_packet
 from worker.engine.runner import Pixels
-from worker.jobs.params import ImageFormat, JobParams, OutputParams, PreviewParams
+from worker.jobs.params import ControlParams, ImageFormat, JobParams, OutputParams, PreviewParams
 from worker.jobs.provenance import DigitalSource
 
 PNG_LEVEL = 1
@@ -56,7 +57,9 @@ def encode_preview(pixels: Pixels, width: int, height: int, preview: PreviewPara
 
 def describe_parameters(params: JobParams, seed: int, model_id: str) -> str:
     """Generation parameters as one text, in the form that Stable Diffusion tools exchange."""
-    lines = [params.prompt]
+    # As they stand in the prompts of tools that name adapters there, which is how others read them.
+    adapters = [f"<lora:{one.name}:{one.scale:g}>" for one in params.loras]
+    lines = [" ".join([params.prompt, *adapters])]
     if params.negative_prompt:
         lines.append(f"Negative prompt: {params.negative_prompt}")
     settings = [
@@ -65,8 +68,17 @@ def describe_parameters(params: JobParams, seed: int, model_id: str) -> str:
     ]
     if params.strength is not None:
         settings.append(f"Denoising strength: {params.strength:g}")
+    if params.upscale is not None:
+        settings.append(f"Hires upscale: {params.upscale.factor}, Hires upscaler: {params.upscale.upscaler}")
+    settings += [f"ControlNet {index}: {_control(one)}" for index, one in enumerate(params.controls)]
     lines.append(", ".join(settings))
     return "\n".join(lines)
+
+
+def _control(asked: ControlParams) -> str:
+    """In quotes, since it holds commas."""
+    told = f"Module: {asked.preprocessor.value}, Model: {asked.name}, Weight: {asked.scale:g}"
+    return json.dumps(f"{told}, Guidance Start: {asked.start:g}, Guidance End: {asked.end:g}", ensure_ascii=False)
 
 
 def _exif(parameters: str | None) -> bytes:
