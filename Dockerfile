@@ -15,7 +15,8 @@ ENV PATH=/opt/sd-worker/bin:$PATH
 WORKDIR /build
 # Dependencies before sources: a change of code does not install torch again.
 COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*p['dependencies'], *p['optional-dependencies']['c2pa'], sep='\n')" \
         > requirements.txt \
     && pip install --constraint constraints.txt ${PIP_EXTRA_INDEX:+--extra-index-url "$PIP_EXTRA_INDEX"} \
         setuptools --requirement requirements.txt

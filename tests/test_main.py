@@ -172,6 +172,37 @@ def test_what_lies_beside_the_model_in_no_folder(refusal: Refusal, model: Path, 
     assert said == f"{flag} is no folder"
 
 
+def test_half_a_signer(refusal: Refusal, model: Path, tmp_path: Path) -> None:
+    said = "--c2pa-cert and --c2pa-key belong together: one of them is missing"
+    assert refusal("--model", str(model), "--c2pa-cert", str(tmp_path / "chain.pem")) == said
+    assert refusal("--model", str(model), "--c2pa-key", str(tmp_path / "key.pem")) == said
+
+
+def test_a_signer_that_cannot_be_read(refusal: Refusal, model: Path, tmp_path: Path) -> None:
+    signer = "--c2pa-cert", str(tmp_path / "chain.pem"), "--c2pa-key", str(tmp_path / "key.pem")
+    assert refusal("--model", str(model), *signer) == "--c2pa-cert cannot be read"
+
+
+def test_a_signer_without_the_library(
+    refusal: Refusal, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "worker.credentials", raising=False)
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    signer = "--c2pa-cert", str(tmp_path / "chain.pem"), "--c2pa-key", str(tmp_path / "key.pem")
+    said = refusal("--model", str(model), *signer)
+    assert said == "--c2pa-cert needs the C2PA library: pip install 'sd-worker[c2pa]'"
+
+
+def test_a_safety_checker_that_is_none(refusal: Refusal, model: Path) -> None:
+    said = refusal("--model", str(model), "--safety-checker", str(model))
+    assert said == "--safety-checker: no diffusers model folder: config.json is not there"
+
+
+def test_what_becomes_of_flagged_pictures_without_a_checker(refusal: Refusal, model: Path) -> None:
+    said = refusal("--model", str(model), "--on-unsafe", "fail")
+    assert said == "--on-unsafe is set, but there is no --safety-checker"
+
+
 def test_port_in_use(refusal: Refusal, model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])

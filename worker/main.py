@@ -25,6 +25,7 @@ from worker.describe import describe_worker
 from worker.engine import sampling
 from worker.engine.encoding_pool import Sign
 from worker.engine.engine import Engine
+from worker.engine.judging import Judging
 from worker.engine.rows import UNMEASURED_ROWS, RowLimit
 from worker.engine.runner import Runner
 from worker.errors import ConfigurationError, DeviceUnavailable, StartError, WorkerError
@@ -44,6 +45,7 @@ from worker.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from shared_worker.heartbeat import Heartbeat
+    from worker.models.base import Model
 
 STOP_ENGINE_S = 1.0
 STREAM_GRACE_S = 5.0
@@ -146,23 +148,25 @@ async def _run(
     rows = _row_limit(settings, device, checkpoint)
     failures: list[Exception] = []
 
+    judging = None if safety is None else Judging(functools.partial(safety.load, device), settings.on_unsafe)
+
+    def load(report: Callable[[float], None]) -> Model:
+        model = checkpoint.load(device, report)
+        if judging is not None:
+            judging.load()
+        return model
+
     def make_runner() -> Runner[Any]:
         from worker.engine.denoiser import Denoiser  # torch comes in with this, when the port is open
 
         fixed_rows = rows.usual if settings.numerics == "exact" else None
-        load = functools.partial(checkpoint.load, device)
-        denoiser = Denoiser(
+        return Denoiser(
             load,
             fixed_rows=fixed_rows,
             on_prompt=metrics.prompt_looked_up,
             on_padding=metrics.padded,
             on_adapters=metrics.adapters_held,
         )
-        if safety is None:
-            return denoiser
-        from worker.engine.judged import Judged
-
-        return Judged(denoiser, functools.partial(safety.load, device), settings.on_unsafe)
 
     def on_engine_events(events: Sequence[tuple[str, Event]]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
@@ -197,6 +201,7 @@ async def _run(
         rows=rows,
         keep_images=journal.keep_images,
         sign=sign,
+        judging=judging,
         on_ready=on_engine_ready,
         on_stop=on_engine_stop,
     )

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from tests.fakes import PATIENCE_S, Instant, make_params
+from worker.engine.encoding_pool import Sign
 from worker.engine.engine import STALL_S, Engine
+from worker.engine.judging import Judging
 from worker.engine.rows import RowLimit
 from worker.engine.runner import Runner
 from worker.jobs.events import CancelReason, Completed, Ending, Event, Failed, Preview, Progress, Started
@@ -83,6 +85,8 @@ class Rig:
         rows_under_way: int = 0,
         capacity: int = 1000,
         stall_s: float = STALL_S,
+        sign: Sign | None = None,
+        judging: Judging | None = None,
         start: bool = True,
     ) -> None:
         self.runner = runner
@@ -101,6 +105,8 @@ class Rig:
             rows=rows or RowLimit(max_rows),
             rows_under_way=rows_under_way,
             stall_s=stall_s,
+            sign=sign,
+            judging=judging,
             on_ready=self.ready.set,
             on_stop=self._on_stop,
         )

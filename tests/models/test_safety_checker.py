@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +18,8 @@ from shared_worker.device import find_device
 from tests.fakes import paint
 from tests.models.safety import ALWAYS, NEVER, write_safety_checker
 from tests.models.test_sd import one_thread
-from tests.models.tiny import job
-from worker.engine.denoiser import Denoiser, LatentDrawing
-from worker.engine.judged import Judged, blurred
 from worker.engine.runner import Pixels
-from worker.errors import ConfigurationError, ModelUnusable, UnsafeOutput
-from worker.models.registry import identify
+from worker.errors import ConfigurationError, ModelUnusable
 from worker.models.safety_folder import PREPROCESSOR, SafetyFolder
 
 __all__ = ["one_thread"]
@@ -172,39 +167,3 @@ def test_a_checker_that_lacks_a_weight_is_not_made_up(copy: Path) -> None:
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelUnusable, match=lost.replace(".", r"\.")):
         SafetyFolder.at(copy).load(CPU)
-
-
-def drawn(tiny: Path, judged: Callable[[Denoiser], Any]) -> tuple[Any, list[LatentDrawing]]:
-    """Two images of a job, at their last step."""
-    checkpoint = identify(str(tiny), dtype="float32", samplers=("ddim", "euler", "dpmpp_2m"))
-    runner = judged(Denoiser(lambda report: checkpoint.load(CPU, report)))
-    shares: list[float] = []
-    runner.load(shares.append)
-    assert shares == sorted(shares)
-    assert shares[-1] == 1.0
-    drawings = runner.open(job(num_images=2, steps=2))
-    while not drawings[0].done:
-        runner.step(drawings)
-    return runner, drawings
-
-
-def test_a_flagged_picture_is_blurred_or_fails(tiny: Path, tmp_path: Path) -> None:
-    always = SafetyFolder.at(write_safety_checker(tmp_path / "always", ALWAYS))
-    never = SafetyFolder.at(write_safety_checker(tmp_path / "never", NEVER))
-
-    def judge_by(checker: SafetyFolder, on_unsafe: Any) -> Callable[[Denoiser], Any]:
-        return lambda denoiser: Judged(denoiser, lambda: checker.load(CPU), on_unsafe)
-
-    plain, [_, second] = drawn(tiny, lambda denoiser: denoiser)
-    usual = plain.finish(second)
-    passing, [_, second] = drawn(tiny, judge_by(never, "fail"))
-    assert np.array_equal(passing.finish(second), usual)
-    assert second.warnings == ()
-    blurring, [_, second] = drawn(tiny, judge_by(always, "blur"))
-    assert np.array_equal(blurring.finish(second), blurred(usual))
-    assert second.warnings == ("image 1: flagged by the safety checker and blurred",)
-    failing, [_, second] = drawn(tiny, judge_by(always, "fail"))
-    with pytest.raises(UnsafeOutput) as failed:
-        failing.finish(second)
-    assert (failed.value.code, failed.value.retriable) == ("unsafe_output", False)
-    assert np.array_equal(failing.preview(second), blurred(plain.preview(second)))

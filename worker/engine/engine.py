@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Generic
 
 from worker.engine.batching import Batching
-from worker.engine.encoding_pool import EncodingPool, Sign
+from worker.engine.encoding_pool import EncodingPool, Pieces, Sign
 from worker.engine.fitting import Fitting
+from worker.engine.judging import Judging
 from worker.engine.meter import Meter
 from worker.engine.outbox import Outbox, Sink
 from worker.engine.pacemaker import Pacemaker
@@ -45,8 +46,8 @@ class Engine(Generic[D]):
 
     `make_runner` is called on the engine's own thread, so that slow imports happen there. `keep_images` is called with
     a job's pictures, beside the engine, before its completion is told; `sign`, if there is one, with each of them
-    encoded. `on_ready` is called once the model is loaded,
-    `on_stop` when the thread ends, with the reason if it failed.
+    encoded. `judging`, loaded by whoever loads the model, sees each picture first. `on_ready` is called once the model
+    is loaded, `on_stop` when the thread ends, with the reason if it failed.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Engine(Generic[D]):
         stall_s: float = STALL_S,
         keep_images: Callable[[str, Sequence[Image]], None] = lambda job_id, images: None,
         sign: Sign | None = None,
+        judging: Judging | None = None,
         on_ready: Callable[[], None] = lambda: None,
         on_stop: Callable[[Exception | None], None] = lambda reason: None,
     ) -> None:
@@ -74,6 +76,7 @@ class Engine(Generic[D]):
         self._batching = Batching()
         self._fitting = Fitting()
         self._stall_s = stall_s
+        self._judging = judging
         self._on_ready = on_ready
         self._on_stop = on_stop
         self._state = EngineState.LOADING  # set by the engine's thread alone, `_draining` by the front's
@@ -305,7 +308,9 @@ class Engine(Generic[D]):
 
     def _preview(self, run: JobRun[D], asked: PreviewParams) -> None:
         try:
-            pieces = [(drawing.tile, self._runner.preview(drawing)) for drawing in run.shown]
+            pieces: Pieces = [(drawing.tile, self._runner.preview(drawing)) for drawing in run.shown]
+            if self._judging is not None:
+                pieces = self._judging.preview(pieces)
         except DeviceLost:
             raise
         except Exception as error:
@@ -328,13 +333,15 @@ class Engine(Generic[D]):
         started = time.monotonic()
         try:
             pixels = self._runner.finish(drawing)
+            seconds = time.monotonic() - started
+            pieces: Pieces | None = run.decoded(drawing, pixels, seconds)
+            if pieces is not None and self._judging is not None:
+                pieces = self._judging.picture(pieces, drawing.index, run.warn)
         except DeviceLost:
             raise
         except Exception as error:
             self._fail(run, error)
             return
-        seconds = time.monotonic() - started
-        pieces = run.decoded(drawing, pixels, seconds)
         self._pacemaker.decoded(seconds)
         self._meter.decoded(seconds)
         self._alive_at = time.monotonic()
