@@ -14,17 +14,21 @@ from worker.engine.outbox import Outbox
 from worker.engine.run import JobRun
 from worker.engine.runner import Drawing, Pixels
 from worker.jobs.events import Completed, Image, Preview
-from worker.jobs.params import PreviewParams
+from worker.jobs.params import JobParams, PreviewParams
+from worker.jobs.provenance import DigitalSource
 from worker.jobs.tiling import Tile
 
 THREADS = 2
 Pieces = Sequence[tuple[Tile | None, Pixels]]
 """What `assemble` makes one picture of."""
 
+Sign = Callable[[bytes, JobParams], bytes]
+"""Gives an encoded picture of a job content credentials. May raise a `JobFailure`."""
+
 
 class EncodingPool:
     """A job is completed by whichever thread brings its last outstanding preview or picture; `keep_images` is called
-    there with all its pictures before that is told."""
+    there with all its pictures before that is told. Pictures are signed there too, if there is a `sign`."""
 
     def __init__(
         self,
@@ -32,11 +36,13 @@ class EncodingPool:
         model_id: str,
         on_encoded: Callable[[float], None],
         keep_images: Callable[[str, Sequence[Image]], None],
+        sign: Sign | None = None,
     ) -> None:
         self._outbox = outbox
         self._model_id = model_id
         self._on_encoded = on_encoded
         self._keep_images = keep_images
+        self._sign = sign
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="encoding")
 
     def preview(self, run: JobRun[Any], asked: PreviewParams, step: int, steps: int, pieces: Pieces) -> None:
@@ -59,7 +65,10 @@ class EncodingPool:
             composed = compose(assemble(pieces), params)
             height, width = composed.shape[:2]
             text = encoding.describe_parameters(params, drawing.seed, self._model_id)
-            data = encoding.encode_image(composed, params.output, text if params.output.metadata else None)
+            source = DigitalSource.of(params.task)
+            data = encoding.encode_image(composed, params.output, source, text if params.output.metadata else None)
+            if self._sign is not None:
+                data = self._sign(data, params)
             return Image(drawing.index, drawing.seed, width, height, params.output.format, data)
 
         self._submit(run, encode)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic
 
 from worker.engine.batching import Batching
-from worker.engine.encoding_pool import EncodingPool
+from worker.engine.encoding_pool import EncodingPool, Sign
 from worker.engine.fitting import Fitting
 from worker.engine.meter import Meter
 from worker.engine.outbox import Outbox, Sink
@@ -44,7 +44,8 @@ class Engine(Generic[D]):
     """`sink` is called from the engine's threads with (job id, event) pairs, once a step for all jobs.
 
     `make_runner` is called on the engine's own thread, so that slow imports happen there. `keep_images` is called with
-    a job's pictures, beside the engine, before its completion is told. `on_ready` is called once the model is loaded,
+    a job's pictures, beside the engine, before its completion is told; `sign`, if there is one, with each of them
+    encoded. `on_ready` is called once the model is loaded,
     `on_stop` when the thread ends, with the reason if it failed.
     """
 
@@ -60,6 +61,7 @@ class Engine(Generic[D]):
         rows_under_way: int = ROWS_UNDER_WAY,
         stall_s: float = STALL_S,
         keep_images: Callable[[str, Sequence[Image]], None] = lambda job_id, images: None,
+        sign: Sign | None = None,
         on_ready: Callable[[], None] = lambda: None,
         on_stop: Callable[[Exception | None], None] = lambda reason: None,
     ) -> None:
@@ -84,7 +86,7 @@ class Engine(Generic[D]):
         self._alive_at = time.monotonic()
         self._pacemaker = Pacemaker()
         self._pace: Pace | None = None
-        self._encoders = EncodingPool(self._outbox, model_id, meter.encoded_image, keep_images)
+        self._encoders = EncodingPool(self._outbox, model_id, meter.encoded_image, keep_images, sign)
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
     # What the front calls, from its own thread.

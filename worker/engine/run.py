@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Generic
 
@@ -42,9 +43,13 @@ class JobRun(Generic[D]):
         """Take the drawings; the text is encoded."""
         self.drawings = drawings
         self.undecoded = len(drawings)
-        self.warnings = tuple(dict.fromkeys(warning for drawing in drawings for warning in drawing.warnings))
+        self._warn_of(drawings)
         self.denoising_since = time.monotonic()
         self.timings = replace(self.timings, encode_s=self.denoising_since - self.started_at)
+
+    def _warn_of(self, drawings: Sequence[D]) -> None:
+        told = (warning for drawing in drawings for warning in drawing.warnings)
+        self.warnings = tuple(dict.fromkeys([*self.warnings, *told]))
 
     @property
     def step(self) -> int:
@@ -78,6 +83,7 @@ class JobRun(Generic[D]):
         self.undecoded -= 1
         self.timings = replace(self.timings, decode_s=(self.timings.decode_s or 0.0) + seconds)
         self.drawings.remove(drawing)
+        self._warn_of([drawing])  # what it said on the way
         self._pieces.setdefault(drawing.index, []).append((drawing.tile, pixels))
         if len(self._pieces[drawing.index]) < drawing.tiles:
             return None
