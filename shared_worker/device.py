@@ -94,7 +94,8 @@ def peak_bytes(device: Device) -> int | None:
         except ImportError:
             return None
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
+        most = most if sys.platform == "darwin" else most * 1024
+        return max(most, _process_bytes() or 0)  # the kernel notes the most a little late
     return None
 
 
