@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,23 @@ def memory(device: Device) -> tuple[int | None, int | None]:
         free, total = torch.cuda.mem_get_info(device.torch_name)
         return total, total - free
     return torch.mps.recommended_max_memory(), torch.mps.driver_allocated_memory()
+
+
+def peak_bytes(device: Device) -> int | None:
+    """The most that was used so far: by torch on a CUDA device, by this process for the CPU. None if nobody counts."""
+    if device.backend == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_reserved(device.torch_name)
+    if device.backend == "cpu":
+        try:
+            import resource  # Unix alone
+        except ImportError:
+            return None
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        most = most if sys.platform == "darwin" else most * 1024
+        return max(most, _process_bytes() or 0)  # the kernel notes the most a little late
+    return None
 
 
 def free_bytes(device: Device) -> int | None:

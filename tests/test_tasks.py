@@ -49,7 +49,9 @@ def scene(width: int = 128, height: int = 128) -> Image.Image:
 
 def test_all_tasks_are_offered(worker: Worker) -> None:
     info = httpx.get(f"{worker.url}/v1/info").json()
-    assert {"text-to-image", "image-to-image", "inpainting"} <= set(info["tasks"]) == set(info["worker"]["tasks"])
+    assert {"text-to-image", "image-to-image", "inpainting", "upscale"} == set(info["tasks"])
+    assert info["tasks"] == info["worker"]["tasks"]
+    assert info["upscalers"] == ["latent"]
 
 
 def test_image_to_image_keeps_what_strength_leaves(worker: Worker) -> None:
@@ -70,6 +72,40 @@ def test_progress_counts_the_steps_that_are_done(worker: Worker) -> None:
     assert picture.size == (100, 70), "the input's size, though the model draws multiples of its own"
     assert "Denoising strength: 0.5" in picture.info["parameters"]
     assert job["params"]["image"]["width"] == 100
+
+
+def test_upscaling_keeps_the_picture_and_doubles_its_sides(worker: Worker) -> None:
+    source = scene(101, 70)
+    job, picture = draw(
+        worker,
+        task="upscale",
+        prompt="a red circle on a white background",
+        image=encoded(source),
+        upscale={"factor": 2},
+        steps=10,
+        preview={"every": 1, "size": 64},
+    )
+    assert picture.size == (202, 140)
+    assert job["params"]["upscale"] == {"factor": 2, "upscaler": "latent", "tiles": 2}
+    assert job["progress"] == {"step": 3, "steps": 3, "percent": 100.0}
+    assert "Hires upscale: 2, Hires upscaler: latent" in picture.info["parameters"]
+    resized = np.asarray(source.resize(picture.size, Image.Resampling.LANCZOS), float)
+    assert np.abs(np.asarray(picture, float) - resized).mean() < 20
+
+
+def test_upscaling_is_cancelled_in_the_middle(worker: Worker) -> None:
+    body = {"task": "upscale", "prompt": "a red circle", "image": encoded(scene()), "upscale": {"factor": 4}}
+    with httpx.Client(base_url=worker.url, trust_env=False, timeout=60) as client:
+        posted = client.post("/v1/jobs", json=body | {"steps": 150, "strength": 1.0}).json()
+        with client.stream("GET", posted["sse_url"]) as response:
+            names = []
+            for event in events_of(response):
+                names.append(event.name)
+                if names.count("progress") == 1 and event.name == "progress":
+                    client.delete(f"/v1/jobs/{posted['job_id']}")
+        assert names[-1] == "cancelled"
+        assert names.count("progress") < 150
+    draw(worker, prompt="a red circle")  # and the worker goes on
 
 
 def test_inpainting_changes_only_what_is_painted(worker: Worker) -> None:

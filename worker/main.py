@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared_worker.auth import Tokens, is_loopback
 from shared_worker.contract import WorkerInfo
-from shared_worker.device import Backend, Device, NoSuchDevice, find_device, free_bytes, memory, usual_dtype
+from shared_worker.device import Backend, Device, NoSuchDevice, find_device, free_bytes, memory, peak_bytes, usual_dtype
 from shared_worker.no_heartbeat import NoHeartbeat
 from worker import __version__, logs
 from worker.allocator import keep_freed_memory
@@ -166,6 +166,7 @@ async def _run(
             on_prompt=metrics.prompt_looked_up,
             on_padding=metrics.padded,
             on_adapters=metrics.adapters_held,
+            on_prompts_kept=metrics.prompts_kept,
         )
 
     def on_engine_events(events: Sequence[tuple[str, Event]]) -> None:
@@ -191,7 +192,12 @@ async def _run(
                 loop.call_soon_threadsafe(server.begin_shutdown)
 
     metrics = Metrics()
-    metrics.watch(lambda: rows.usual, functools.partial(memory, device))
+    metrics.watch(
+        lambda: rows.usual,
+        functools.partial(memory, device),
+        functools.partial(peak_bytes, device),
+        lambda: checkpoint.weights_bytes if engine.snapshot().load_progress == 1.0 else 0,
+    )
     engine: Engine[Any] = Engine(
         make_runner,
         JobQueue(settings.queue_capacity),

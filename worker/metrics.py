@@ -21,6 +21,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._prompt_bytes = 0
         self.jobs = Counter("sdw_jobs", "Jobs by how they ended", ["status"], registry=registry)
         self.accepted = Counter("sdw_jobs_accepted", "Jobs accepted", registry=registry)
         self.waiting = Gauge("sdw_queue_waiting", "Jobs that wait", registry=registry)
@@ -63,7 +64,8 @@ class Metrics:
         )
         self.memory = Gauge(
             "sdw_memory_bytes",
-            "Memory of the device; for the CPU the machine's, and what of it is this process's",
+            "Memory of the device (for the CPU: total is the machine's, all else this process's): used now, the most "
+            "that was; of what is used the model's weights, prompts' encodings that are kept, and all the rest",
             ["kind"],
             registry=registry,
         )
@@ -114,8 +116,19 @@ class Metrics:
                 if isinstance(event, Completed):
                     self.duration.observe(waited_s)
 
-    def watch(self, row_limit: Callable[[], int], memory: Callable[[], tuple[int | None, int | None]]) -> None:
-        """Ask these at every scrape: rows that a call may have; total and used bytes, None where they are not known."""
+    def prompts_kept(self, size_bytes: int) -> None:
+        """So many bytes of prompts' encodings are kept now."""
+        self._prompt_bytes = size_bytes
+
+    def watch(
+        self,
+        row_limit: Callable[[], int],
+        memory: Callable[[], tuple[int | None, int | None]],
+        peak_bytes: Callable[[], int | None] = lambda: None,
+        weights_bytes: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Ask these at every scrape: rows that a call may have; total and used bytes, and the most that was, None where
+        they are not known; and what the weights take."""
         self.row_limit.set_function(row_limit)
 
         def read(index: int) -> float:
@@ -124,6 +137,10 @@ class Metrics:
 
         self.memory.labels("total").set_function(lambda: read(0))
         self.memory.labels("used").set_function(lambda: read(1))
+        self.memory.labels("peak").set_function(lambda: math.nan if (most := peak_bytes()) is None else most)
+        self.memory.labels("weights").set_function(weights_bytes)
+        self.memory.labels("prompt_cache").set_function(lambda: self._prompt_bytes)
+        self.memory.labels("working_set").set_function(lambda: max(0.0, read(1) - weights_bytes() - self._prompt_bytes))
 
     def exposition(self, waiting: int, running: int) -> bytes:
         """The text that Prometheus scrapes."""

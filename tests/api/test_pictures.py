@@ -105,6 +105,16 @@ def test_a_turned_picture_has_the_size_that_people_see() -> None:
         ({"task": "image-to-image", "image": "P", "strength": 1.01}, "strength"),
         ({"task": "image-to-image", "image": "P", "loras": [{"name": "unknown"}]}, "loras.0.name"),
         ({"controls": [{"name": "unknown", "image": "P"}]}, "controls.0.name"),
+        ({"task": "upscale"}, "image"),
+        ({"task": "upscale", "image": "P", "mask": "P"}, "mask"),
+        ({"task": "upscale", "image": "P", "width": 128}, "width"),
+        ({"task": "upscale", "image": "P", "height": 128}, "height"),
+        ({"task": "upscale", "image": "P", "upscale": {"factor": 3}}, "upscale.factor"),
+        ({"task": "upscale", "image": "P", "upscale": {"factor": "2"}}, "upscale.factor"),
+        ({"task": "upscale", "image": "P", "upscale": {"upscaler": "../esrgan"}}, "upscale.upscaler"),
+        ({"task": "upscale", "image": "P", "upscale": {"by": 2}}, "upscale.by"),
+        ({"task": "image-to-image", "image": "P", "upscale": {}}, "upscale"),
+        ({"upscale": {"factor": 4}}, "upscale"),
     ],
 )
 def test_fields_go_with_their_task(fields: dict[str, Any], field: str) -> None:
@@ -161,6 +171,27 @@ def test_a_picture_too_large_to_draw_needs_a_size() -> None:
     told = faults(task="image-to-image", image=wide)
     assert told == {"image": "its width is 2100 pixels; give a width from 64 to 2048"}
     assert parse(task="image-to-image", image=wide, width=1024).width == 1024
+
+
+def test_an_upscaled_picture_has_the_factors_size() -> None:
+    asked = parse(task="upscale", image=text(encoded(100, 70)))
+    assert (asked.width, asked.height, asked.strength) == (200, 140, 0.35)
+    assert params_json(asked)["upscale"] == {"factor": 2, "upscaler": "latent", "tiles": 12}
+    asked = parse(task="upscale", image=text(encoded(30, 80, "JPEG", exif=6)), upscale={"factor": 4}, strength=0.2)
+    assert (asked.width, asked.height, asked.strength) == (320, 120, 0.2), "of the picture as people see it"
+
+
+def test_what_would_become_too_large_is_refused_by_its_header() -> None:
+    told = faults(task="upscale", image=text(png_of_any_size(1025, 100)))
+    assert told == {"image": "its width becomes 2050 pixels; from 64 to 2048 are drawn"}
+    told = faults(task="upscale", image=text(png_of_any_size(100, 513)), upscale={"factor": 4})
+    assert told == {"image": "its height becomes 2052 pixels; from 64 to 2048 are drawn"}
+    told = faults(task="upscale", image=text(png_of_any_size(31, 31)))
+    assert "becomes 62 pixels" in told["image"]
+    few = replace(LIMITS, max_pixels=40_000)
+    assert faults(few, task="upscale", image=text(png_of_any_size(101, 100))) == {
+        "image": "width x height must be at most 40000"
+    }
 
 
 def test_a_body_with_a_picture_may_be_larger() -> None:

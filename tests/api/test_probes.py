@@ -57,7 +57,17 @@ def test_a_model_that_cannot_be_loaded_fails_the_waiting_jobs(serve: Serve) -> N
 
 def test_info(instant: ServedWorker) -> None:
     info = instant.client.get("/v1/info").json()
-    assert set(info) == {"worker", "model", "tasks", "samplers", "loras", "controls", "embeddings", "limits"}
+    assert set(info) == {
+        "worker",
+        "model",
+        "tasks",
+        "samplers",
+        "loras",
+        "controls",
+        "embeddings",
+        "upscalers",
+        "limits",
+    }
     assert set(info["worker"]) == {
         "id", "instance_id", "url", "model_id", "backend", "device", "status", "implementation", "version", "tasks",
         "queue", "memory",

@@ -1,44 +1,51 @@
-"""The scale of latents: what the stock pipelines hand to the denoiser, and take back."""
+"""Large pictures go through the VAE in tiles, and look the same."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
-from tests.models.tiny_parts import FLOW_VAE, vae
+from tests.models.test_sd import one_thread
+from tests.models.tiny import psnr_db
+from worker.models.registry import BUILTIN
 from worker.models.vae import Vae
 
-PER_CHANNEL = {"latents_mean": [-1.6, 1.0, 0.0, -0.8], "latents_std": [8.0, 5.0, 6.0, 5.0], "scaling_factor": 0.5}
+__all__ = ["one_thread"]
+TILED_DB = 25
+"""Each tile has statistics of its own in the group norms, so colours shift a little; small tiles most."""
 
 
-@pytest.mark.parametrize(("channels", "config"), [(4, {"scaling_factor": 0.13025}), (16, FLOW_VAE), (4, PER_CHANNEL)])
-def test_what_is_encoded_is_decoded(channels: int, config: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    stock = vae(channels, **config).eval()
-    ours = Vae(stock, torch.float32)
-    assert ours.latent_shape(32, 24) == (channels, 12, 16)
-    pixels = torch.randn(1, 3, 24, 32).clamp(-1, 1)
-    with torch.inference_mode():
-        posterior = stock.encode(pixels).latent_dist
-        mean, deviation = ours.encode(pixels)
-        raw = posterior.mean
-        assert torch.allclose(ours.decode(mean), stock.decode(raw).sample, atol=1e-4)
-        # A sample of the scaled posterior is the scaled sample.
-        noise = torch.randn(raw.shape)
-        sample = ours.decode(mean + deviation * noise)
-        assert torch.allclose(sample, stock.decode(raw + posterior.std * noise).sample, atol=1e-4)
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(Path(BUILTIN) / "vae", low_cpu_mem_usage=False).eval()
 
 
-def test_the_scale_is_the_checkpoints() -> None:
-    def scaled(raw: float, **config: Any) -> list[float]:
-        made = Vae(vae(4, **config), torch.float32)
-        latent = (torch.full((1, 4, 1, 1), raw) - made._shift) * made._scale
-        return [round(value, 4) for value in latent.flatten().tolist()]
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    """Soft patches of colours, twice the model's size.  # [1, 3, 256, 256]"""
+    patches = 2 * torch.rand((1, 3, 5, 5), generator=torch.Generator().manual_seed(0)) - 1
+    return torch.nn.functional.interpolate(patches, size=(256, 256), mode="bilinear")
 
-    assert scaled(2.0, scaling_factor=0.5) == [1.0] * 4
-    assert scaled(2.0, scaling_factor=0.5, shift_factor=0.4) == [0.8] * 4
-    assert scaled(2.0, **PER_CHANNEL) == [
-        round((2.0 - m) * 0.5 / s, 4) for m, s in ((-1.6, 8), (1, 5), (0, 6), (-0.8, 5))
-    ]
+
+def seen(decoded: torch.Tensor) -> object:
+    return ((decoded[0].permute(1, 2, 0).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+
+
+def test_a_tiled_picture_is_about_the_whole_one(vae: AutoencoderKL, pixels: torch.Tensor) -> None:
+    whole, tiled = Vae(vae, torch.float32), Vae(vae, torch.float32, tiled_above_px=256 * 256 - 1)
+    mean, _ = whole.encode(pixels)
+    expected = whole.decode(mean)
+    drawn = tiled.decode(mean)
+    assert drawn.shape == expected.shape
+    assert not torch.equal(drawn, expected)
+    assert psnr_db(seen(drawn), seen(expected)) >= TILED_DB
+    assert psnr_db(seen(whole.decode(tiled.encode(pixels)[0])), seen(expected)) >= TILED_DB
+
+
+def test_up_to_the_threshold_nothing_changes(vae: AutoencoderKL, pixels: torch.Tensor) -> None:
+    usual, at_it = Vae(vae, torch.float32), Vae(vae, torch.float32, tiled_above_px=256 * 256)
+    mean, _ = usual.encode(pixels)
+    assert torch.equal(at_it.decode(mean), usual.decode(mean))

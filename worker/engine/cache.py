@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -23,6 +23,10 @@ class Cache(Generic[K, V]):
         self._capacity = capacity
         self._on_get = on_get
         self._kept: OrderedDict[K, V] = OrderedDict()
+
+    def values(self) -> Collection[V]:
+        """What is kept now."""
+        return self._kept.values()
 
     def get(self, key: K) -> V:
         """The value for `key`."""

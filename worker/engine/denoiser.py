@@ -72,7 +72,8 @@ class Denoiser:
     With `fixed_rows` the model always sees so many rows, the rest of them padding. Another number of rows takes other
     kernels, which round otherwise; with the same number a picture's bytes are the same alone and in any company.
     `on_prompt` hears of every prompt whether its encoding was kept from an earlier job, `on_padding` how many rows of
-    a call were padding, `on_adapters` how many LoRA adapters are in memory, and their bytes.
+    a call were padding, `on_adapters` how many LoRA adapters are in memory, and their bytes, `on_prompts_kept` how many
+    bytes the kept encodings take.
     """
 
     def __init__(
@@ -83,12 +84,14 @@ class Denoiser:
         on_prompt: Callable[[bool], None] = lambda hit: None,
         on_padding: Callable[[int], None] = lambda rows: None,
         on_adapters: Callable[[int, int], None] = lambda count, size_bytes: None,
+        on_prompts_kept: Callable[[int], None] = lambda size_bytes: None,
     ) -> None:
         self._load_model = load_model
         self._fixed_rows = fixed_rows
         self._on_prompt = on_prompt
         self._on_padding = on_padding
         self._on_adapters = on_adapters
+        self._on_prompts_kept = on_prompts_kept
 
     def load(self, report: Callable[[float], None]) -> None:
         """Load the model, and fit the preview map to its VAE."""
@@ -125,6 +128,7 @@ class Denoiser:
             if negative is not None and negative.key != prompt.key:
                 empty = self._prompts.get(("", loras))
                 prompt, negative = prompt.as_long_as(negative, empty), negative.as_long_as(prompt, empty)
+            self._on_prompts_kept(sum(one.size_bytes for one in self._prompts.values()))
             whole = drawn_size(params.width, params.height, model.facts.multiple)
             native = (model.facts.width, model.facts.height) if params.upscale else whole
             tiles = cut(*whole, *native, model.facts.multiple)

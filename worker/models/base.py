@@ -45,6 +45,11 @@ class Conditioning:
         return replace(self, tensors={**self.tensors, **lengthened}) if lengthened else self
 
     @property
+    def size_bytes(self) -> int:
+        """What it takes in memory."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
     def key(self) -> Hashable:
         """Conditionings with equal keys can stand in one batch."""
         return tuple((name, tuple(tensor.shape[1:])) for name, tensor in sorted(self.tensors.items()))

@@ -80,6 +80,8 @@ class Checkpoint:
     embeddings: Embeddings = NO_EMBEDDINGS
     loras: Loras = NO_LORAS
     controls: Catalogue = NO_CONTROLS
+    weights_bytes: int = 0
+    """What the weights take once they are loaded."""
 
     def with_embeddings(self, folder: Path) -> Checkpoint:
         """With the textual-inversion embeddings of `folder`. Raises ConfigurationError."""

@@ -132,11 +132,12 @@ def identify(
     if dtype is not None:
         facts = replace(facts, dtype=dtype)
     weights = contents.weights_of(source, family, facts.dtype)
+    weights_bytes = contents.needed_bytes(weights, facts.dtype)
     if free_bytes is not None:
-        contents.refuse_too_large(contents.needed_bytes(weights, facts.dtype), free_bytes, facts.dtype)
+        contents.refuse_too_large(weights_bytes, free_bytes, facts.dtype)
     if pinned is not None:
         checksum.refuse_another(pinned, source.checksum())
-    return Checkpoint(source, family, facts)
+    return Checkpoint(source, family, facts, weights_bytes=weights_bytes)
 
 
 def open_source(model: str, config: str | None = None) -> Source:

@@ -14,12 +14,18 @@ from worker.models.parts import to_dtype
 put_off_siblings()
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: E402
 
+TILED_ABOVE_PX = 1536 * 1536
+"""Each of the tensors at a decoder's full resolution takes 1 KiB a pixel in fp32 (256 channels), and several live at
+once. Larger pictures go through the VAE in tiles, which sees a little less of them at a time."""
+
 
 class Vae:
-    """Kept in `dtype`; in fp32 for as long as a call needs that."""
+    """Kept in `dtype`; in fp32 for as long as a call needs that. Pictures above `tiled_above_px` pixels go through it
+    in overlapping tiles, by diffusers, so that memory is bounded."""
 
-    def __init__(self, vae: AutoencoderKL, dtype: torch.dtype) -> None:
+    def __init__(self, vae: AutoencoderKL, dtype: torch.dtype, tiled_above_px: int = TILED_ABOVE_PX) -> None:
         self._vae = vae
+        self._tiled_above_px = tiled_above_px
         self._dtype = dtype
         self.channels = int(vae.config.latent_channels)
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -33,7 +39,7 @@ class Vae:
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Model.encode`; in fp32 if the checkpoint says that its VAE overflows in less."""
-        with self._in(self._safe_dtype) as vae:
+        with self._in(self._safe_dtype, pixels.shape[-1] * pixels.shape[-2]) as vae:
             posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
             scale, shift = self._scale.to(pixels.device), self._shift.to(pixels.device)
             return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
@@ -41,7 +47,8 @@ class Vae:
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
         """As `Model.decode`; in fp32 also if the checkpoint says that its VAE overflows in less."""
-        with self._in(torch.float32 if precise else self._safe_dtype) as vae:
+        pixels = latents.shape[-1] * latents.shape[-2] * self.factor**2
+        with self._in(torch.float32 if precise else self._safe_dtype, pixels) as vae:
             scaled = latents / self._scale.to(latents.device) + self._shift.to(latents.device)
             return cast(torch.Tensor, vae.decode(scaled.to(vae.dtype), return_dict=False)[0])
 
@@ -51,8 +58,9 @@ class Vae:
         return torch.float32 if overflows else self._dtype
 
     @contextmanager
-    def _in(self, dtype: torch.dtype) -> Iterator[AutoencoderKL]:
-        """The VAE in `dtype` for now, then as it was."""
+    def _in(self, dtype: torch.dtype, pixels: int) -> Iterator[AutoencoderKL]:
+        """The VAE in `dtype` for now, and in tiles if there are so many pixels; then as it was."""
+        self._vae.use_tiling = pixels > self._tiled_above_px
         if self._vae.dtype != dtype:
             to_dtype(self._vae, dtype)
         try:
