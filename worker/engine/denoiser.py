@@ -16,6 +16,7 @@ import torch
 from worker.engine import preview, sampling
 from worker.engine.beginning import Kept, Source
 from worker.engine.cache import Cache
+from worker.engine.control import Controls, open_controls, said_of, stacked
 from worker.engine.device_errors import mapped_errors
 from worker.engine.device_memory import DeviceMemory
 from worker.engine.runner import Drawing, Pixels
@@ -25,6 +26,7 @@ from worker.engine.sampling.schedule import NoiseSchedule, UnsupportedSchedule
 from worker.engine.sampling.schedules import Schedule, read_schedule
 from worker.errors import InvalidInput, ModelUnusable, NanOutput
 from worker.jobs.params import JobParams, LoraParams
+from worker.jobs.tiling import cut, drawn_size
 
 if TYPE_CHECKING:
     from worker.models.base import AdapterSet, Conditioning, Model
@@ -51,6 +53,7 @@ class LatentDrawing(Drawing):
     guidance_scale: float
     adapters: AdapterSet
     kept: Kept | None = None
+    controls: Controls = ()
 
     @property
     def latent(self) -> torch.Tensor:
@@ -108,7 +111,8 @@ class Denoiser:
 
     @torch.inference_mode()
     def open(self, params: JobParams) -> list[LatentDrawing]:
-        """One drawing an image: image k takes all its noise from the generator of seed + k, on the CPU in fp32."""
+        """One drawing an image, or a tile of it: image k takes its noise from the generator of seed + k, on the CPU in
+        fp32."""
         with mapped_errors():
             model = self._model
             adapters = model.adapters.load(params.loras)
@@ -117,34 +121,42 @@ class Denoiser:
             prompt = self._prompts.get((params.prompt, loras))
             guided = model.guides(params.guidance_scale)
             negative = self._prompts.get((params.negative_prompt, loras)) if guided else None
-            warnings = _warnings(prompt, negative, adapters)
+            warnings = _warnings(prompt, negative, adapters, unused=not guided and bool(params.negative_prompt))
             if negative is not None and negative.key != prompt.key:
                 empty = self._prompts.get(("", loras))
                 prompt, negative = prompt.as_long_as(negative, empty), negative.as_long_as(prompt, empty)
-            width, height = _drawn_size(params, model.facts.multiple)
+            whole = drawn_size(params.width, params.height, model.facts.multiple)
+            native = (model.facts.width, model.facts.height) if params.upscale else whole
+            tiles = cut(*whole, *native, model.facts.multiple)
+            width, height = tiles[0].width, tiles[0].height
             shape = model.latent_shape(width, height)
             schedule = self._schedule.of_size(*shape[1:])
             plan = self._plans.get((params.sampler, params.steps, params.first_step, schedule))
             frame = dict(model.frame(width, height, params.guidance_scale))
-            source = Source(model, params, width, height)
+            controls = open_controls(model, params, width, height, plan.calls)
+            warnings += said_of(controls)
+            source = Source(model, params, *whole, tiles)
             drawings = []
-            for index in range(params.num_images):
-                generator = torch.Generator().manual_seed(params.seed + index)
-                begun = source.begin(plan, generator)
+            for begun in source.begin(plan):
                 own = frame if begun.masked is None else frame | {"masked": begun.masked.to(model.device)}
                 state = torch.zeros((plan.slots, *shape))
                 state[X] = begun.latent
                 drawings.append(
                     LatentDrawing(
-                        key=(_key(shape, own, prompt, negative), adapters.loras if self._fixed_rows else None),
+                        key=(
+                            _key(shape, own, prompt, negative, controls),
+                            adapters.loras if self._fixed_rows else None,
+                        ),
                         rows=2 if guided else 1,
                         pixels=width * height,
-                        index=index,
-                        seed=params.seed + index,
+                        index=begun.index,
+                        seed=params.seed + begun.index,
+                        tile=begun.tile if len(tiles) > 1 else None,
+                        tiles=len(tiles),
                         steps=plan.steps,
                         plan=plan,
                         state=state.to(model.device),
-                        generator=generator,
+                        generator=begun.generator,
                         prompt=prompt,
                         negative=negative,
                         frame=own,
@@ -152,6 +164,7 @@ class Denoiser:
                         guidance_scale=params.guidance_scale,
                         adapters=adapters,
                         kept=begun.kept and begun.kept.to(model.device),
+                        controls=controls,
                     )
                 )
             return drawings
@@ -191,6 +204,9 @@ class Denoiser:
             frames = [one.frame for one in batch] + [batch[k].frame for k in guided]
             seen = [{**text.tensors, **frame} for text, frame in zip(texts, frames, strict=True)]
             tensors = {name: torch.cat([row[name] for row in seen]) for name in seen[0]}
+            if batch[0].controls:
+                owners = [*range(len(batch)), *guided]
+                tensors |= stacked([one.controls for one in batch], [one.call for one in batch], owners, device)
             if guided:
                 rows = torch.cat([rows, rows[guided]])
                 timesteps = torch.cat([timesteps, timesteps[guided]])
@@ -287,25 +303,28 @@ class Denoiser:
             return finished
 
 
-def _drawn_size(params: JobParams, multiple: int) -> tuple[int, int]:
-    """Width and height as the model can draw them: those that were asked for, or the nearest."""
-
-    def nearest(side: int) -> int:
-        return multiple * max(1, (side + multiple // 2) // multiple)
-
-    return nearest(params.width), nearest(params.height)
-
-
 def _key(
-    shape: tuple[int, ...], frame: Mapping[str, torch.Tensor], prompt: Conditioning, negative: Conditioning | None
+    shape: tuple[int, ...],
+    frame: Mapping[str, torch.Tensor],
+    prompt: Conditioning,
+    negative: Conditioning | None,
+    controls: Controls,
 ) -> Hashable:
     texts = frozenset(one.key for one in (prompt, negative) if one is not None)
-    return shape, texts, frozenset((name, tuple(tensor.shape)) for name, tensor in frame.items())
+    frames = frozenset((name, tuple(tensor.shape)) for name, tensor in frame.items())
+    return shape, texts, frames, tuple(one.place for one in controls)
 
 
-def _warnings(prompt: Conditioning, negative: Conditioning | None, adapters: AdapterSet) -> tuple[str, ...]:
-    """What is to be said of texts and adapters, each with the name of its field."""
+def _warnings(
+    prompt: Conditioning, negative: Conditioning | None, adapters: AdapterSet, *, unused: bool
+) -> tuple[str, ...]:
+    """What is to be said of texts and adapters, each with the name of its field.
+
+    `unused` is a negative prompt without a row.
+    """
     told = [f"prompt: {one}" for one in prompt.warnings]
+    if unused:
+        told.append("negative_prompt: it has no effect without guidance by a second row")
     told += [f"negative_prompt: {one}" for one in (negative.warnings if negative else ())]
     return (*told, *(f"loras: {one}" for one in adapters.warnings))
 

@@ -15,6 +15,10 @@ MASKED = "masked"
 """The conditioning of inpainting models: the mask, 1 where it is painted anew, over the latent of the picture with
 that part grey.  # [rows, 1 + C, h, w]"""
 
+CONTROL, CONTROL_SCALE = "control.", "control_scale."
+"""What conditioning by ControlNets begins with: the control picture, from 0 to 1  # [rows, 3, H, W], and how much the
+net counts  # [rows]. Behind it stand a number, by which one net can be there twice, a dot and the net's name."""
+
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
@@ -103,6 +107,12 @@ class Model(Protocol):
 
     def frame(self, width_px: int, height_px: int, guidance_scale: float) -> Mapping[str, torch.Tensor]:
         """What every row of a picture has beside the text, as `Conditioning` has it.  # each [1, ...]"""
+
+    def control(self, name: str) -> object:
+        """Make ready the ControlNet of that name; `predict` knows it for as long as what comes back is kept.
+
+        Raises InvalidInput where it cannot be had.
+        """
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from worker.jobs.params import ModelFacts
+from worker.models.controls.catalogue import NO_CONTROLS, Catalogue, Controlled
 from worker.models.family import Family
 from worker.models.loras.folder import NO_LORAS, Fit, Loras
 from worker.models.prompts.embeddings import NO_EMBEDDINGS, Embeddings, clip_widths
@@ -78,6 +79,7 @@ class Checkpoint:
     facts: ModelFacts
     embeddings: Embeddings = NO_EMBEDDINGS
     loras: Loras = NO_LORAS
+    controls: Catalogue = NO_CONTROLS
 
     def with_embeddings(self, folder: Path) -> Checkpoint:
         """With the textual-inversion embeddings of `folder`. Raises ConfigurationError."""
@@ -95,6 +97,12 @@ class Checkpoint:
         clips = {part: clip_widths([self.config(part)]) for part in TEXT_ENCODERS if self.has(part)}
         widths = {part: found[0] for part, found in clips.items() if found}
         return Fit(self.family.name, width if type(width) is int else None, widths)
+
+    def with_controls(self, folder: Path) -> Checkpoint:
+        """With the ControlNets of `folder`. Raises ConfigurationError."""
+        unet = self.config("unet") if self.family.denoiser == "unet" else {}
+        controls = Catalogue.in_folder(folder, Controlled(self.family.name, unet, self.config("vae"), self.facts.dtype))
+        return replace(self, facts=replace(self.facts, controls=controls.facts), controls=controls)
 
     def config(self, part: str) -> Mapping[str, Any]:
         """The configuration of a part, e.g. `unet` or `scheduler`. Raises ModelUnusable."""

@@ -12,6 +12,7 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from shared_worker.device import Device
+from worker.errors import InvalidInput
 from worker.models.base import Conditioning
 from worker.models.checkpoint import Checkpoint
 from worker.models.imports import put_off_siblings
@@ -107,6 +108,10 @@ class Flux:
     def _pooled(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         encoded = self._text_encoder(ids.to(self.device))
         return encoded.last_hidden_state, encoded.pooler_output
+
+    def control(self, name: str) -> object:
+        """None is served. Raises InvalidInput."""
+        raise InvalidInput("ControlNets for FLUX are not served")
 
     @torch.inference_mode()
     def predict(

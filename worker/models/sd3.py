@@ -12,6 +12,7 @@ import torch
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from shared_worker.device import Device
+from worker.errors import InvalidInput
 from worker.models.base import Conditioning
 from worker.models.checkpoint import Checkpoint
 from worker.models.contents import parts_of
@@ -129,6 +130,10 @@ class StableDiffusion3:
             return torch.zeros((1, self._text_length, width), device=self.device), ()
         tokens = t5_tokens(self._tokenizer_3, text, self._text_length)
         return self._text_encoder_3(tokens.ids.to(self.device))[0], tokens.warnings
+
+    def control(self, name: str) -> object:
+        """None is served. Raises InvalidInput."""
+        raise InvalidInput("ControlNets for Stable Diffusion 3 are not served")
 
     @torch.inference_mode()
     def predict(
