@@ -35,7 +35,7 @@ class Adapter:
 
 @dataclass(eq=False)
 class AdapterSet:
-    """Those of one job, each with its scale, in the order of their names; in memory for as long as this is kept.
+    """Those of one job, each with its scale, by their names in order; or none. In memory for as long as this is kept.
 
     `loras` names those that count, `text_loras` those of them that act on a text encoder.
     """
@@ -52,9 +52,6 @@ class AdapterSet:
             for one, _ in self.adapters
             if one.unknown
         )
-
-
-NOTHING = AdapterSet()
 
 
 class Adapters:
@@ -86,8 +83,6 @@ class Adapters:
 
         Raises InvalidInput.
         """
-        if not loras:
-            return NOTHING
         scales: dict[str, float] = {}
         for one in loras:
             scales[one.name] = scales.get(one.name, 0.0) + one.scale
@@ -98,6 +93,7 @@ class Adapters:
         made = AdapterSet(found, named, text)
         for adapter, _ in found:
             adapter.used_by.add(made)
+        self._make_room(0, wanted)  # of what others used until lately
         return made
 
     @contextmanager
