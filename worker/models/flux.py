@@ -16,6 +16,7 @@ from worker.errors import InvalidInput
 from worker.models.base import Conditioning
 from worker.models.checkpoint import Checkpoint
 from worker.models.imports import put_off_siblings
+from worker.models.loras.adapters import Adapters
 from worker.models.parts import TORCH_DTYPES, load_parts
 from worker.models.prompts.clip import ClipEncoder
 from worker.models.prompts.t5 import t5_tokens
@@ -64,6 +65,14 @@ class Flux:
         self._text_encoder_2 = text_encoder_2
         self._text_length = checkpoint.family.text_length
         self._transformer = transformer
+        self.adapters = Adapters(
+            checkpoint.loras,
+            checkpoint.family.name,
+            device,
+            self.dtype,
+            transformer=transformer,
+            text_encoder=text_encoder,
+        )
         self._knows_guidance = bool(transformer.config.guidance_embeds)
         self._vae = Vae(vae, self.dtype)
 

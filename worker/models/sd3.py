@@ -17,6 +17,7 @@ from worker.models.base import Conditioning
 from worker.models.checkpoint import Checkpoint
 from worker.models.contents import parts_of
 from worker.models.imports import put_off_siblings
+from worker.models.loras.adapters import Adapters
 from worker.models.parts import TORCH_DTYPES, load_parts
 from worker.models.prompts.clip import ClipEncoder, side_by_side
 from worker.models.prompts.t5 import t5_tokens
@@ -72,6 +73,15 @@ class StableDiffusion3:
         self._text_encoder_3 = text_encoder_3
         self._text_length = checkpoint.family.text_length
         self._transformer = transformer
+        self.adapters = Adapters(
+            checkpoint.loras,
+            checkpoint.family.name,
+            device,
+            self.dtype,
+            transformer=transformer,
+            text_encoder=text_encoder,
+            text_encoder_2=text_encoder_2,
+        )
         self._vae = Vae(vae, self.dtype)
 
     def scheduler(self, sampler: str) -> Any:
