@@ -46,7 +46,7 @@ def convert_controlnet(
         "in_channels": shapes.in_channels,
         "conditioning_embedding_out_channels": shapes.hint,
     }
-    if shapes.added is None:
+    if shapes.added is None and config.get("addition_embed_type") == "text_time":
         config["addition_embed_type"] = None
     with safe_open(file, framework="pt") as opened:
         names = [name for name in opened.keys() if name.startswith(ORIGINAL_PREFIX)] or opened.keys()  # noqa: SIM118

@@ -128,7 +128,7 @@ def test_made_for_the_nine_channels_of_an_inpainting_model(tiny: Path, tiny_inpa
             "it pools over the whole picture (global_pool_conditions), which is not served",
         ),
         ({"class_embed_type": "timestep"}, "its configuration is that of another kind of model's ControlNet"),
-        ({"addition_embed_type": "text"}, "its configuration is that of another kind of model's ControlNet"),
+        ({"addition_embed_type": "text_image"}, "its configuration is that of another kind of model's ControlNet"),
     ],
 )
 def test_classes_and_settings_that_are_not_served(

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 SERVED = "ControlNetModel"
 FAMILIES = {"FluxControlNetModel": "flux", "SD3ControlNetModel": "sd3"}
 """What a class tells; of the one that is served, shapes do."""
+ADDED = (None, "text", "text_time")
+"""What may be embedded with the timestep: nothing, the text once more, or what SDXL has beside it."""
 UNSET = ("class_embed_type", "num_class_embeds", "encoder_hid_dim", "encoder_hid_dim_type")
 """What only the configurations of other models' ControlNets have."""
 
@@ -141,7 +143,7 @@ def _folder(path: Path, config: Mapping[str, Any], dtype: str) -> ControlShapes:
         raise ModelUnusable(f"it is of the class {printable(str(name))!r}, which is not served")
     if config.get("global_pool_conditions"):
         raise ModelUnusable("it pools over the whole picture (global_pool_conditions), which is not served")
-    if config.get("addition_embed_type") not in (None, "text_time") or any(config.get(one) for one in UNSET):
+    if config.get("addition_embed_type") not in ADDED or any(config.get(one) for one in UNSET):
         raise ModelUnusable("its configuration is that of another kind of model's ControlNet")
     DiffusersFolder(path).refuse_code()
     if not any(path.glob("*.safetensors")):

@@ -70,10 +70,9 @@ ORIGINAL = Layout(
 class ControlShapes:
     """`residuals` are the channels of what is added to each layer of the UNet, the middle last.
 
-    `hint` are the channels over the control picture, level by level, each of half the size; `attentions` are the width
-    and depth of each transformer that reads the text, of `text_width`, None where there is none; `added` is the
-    width of what is embedded with the
-    timestep, None where nothing is.
+    `hint` are the channels over the control picture, level by level, each of half the size; `attentions` are width and
+    depth of each transformer that reads the text, of `text_width`, None where there is none; `added` is the width of
+    what is embedded with the timestep, None where nothing is.
     """
 
     in_channels: int
@@ -161,7 +160,7 @@ class Wanted:
             factor=2 ** (len(vae["block_out_channels"]) - 1),
             attentions=tuple(sorted(attentions)),
             text_width=int(unet["cross_attention_dim"]),
-            added=unet["projection_class_embeddings_input_dim"] if unet.get("addition_embed_type") else None,
+            added=unet.get("projection_class_embeddings_input_dim"),
         )
 
     def refusal(self, it: ControlShapes) -> str | None:
