@@ -148,10 +148,11 @@ def test_tokens_are_packed_as_the_stock_pipeline_packs_them() -> None:
     assert torch.equal(positions(3, 5, cpu), FluxPipeline._prepare_latent_image_ids(1, 3, 5, cpu, torch.float32))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("family", ["sd3", "flux"])
-def test_half_precision_draws_about_the_same(sd3: Loaded, dev: Loaded, family: str) -> None:
+def test_half_precision_draws_about_the_same(sd3: Loaded, dev: Loaded, family: str, dtype: str) -> None:
     loaded = {"sd3": sd3, "flux": dev}[family]
-    checkpoint = identify(str(loaded.folder), dtype="bfloat16", samplers=("flow_euler",))
+    checkpoint = identify(str(loaded.folder), dtype=dtype, samplers=("flow_euler",))
     half = Denoiser(lambda report: checkpoint.load(find_device("cpu"), report))
     half.load(lambda share: None)
     asked = flow(steps=4, guidance_scale=2.0)
