@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from tests.models.parity import ALONE_DB, IN_COMPANY_DB, Loaded
 from tests.models.test_sd import one_thread
 from tests.models.tiny import half_mask, job, psnr_db, scene
 from worker.engine.denoiser import Denoiser
+from worker.errors import ModelUnusable
 from worker.jobs.params import JobParams, Task
 from worker.models.flux import pack, positions, unpack
 from worker.models.prompts.t5 import NO_WEIGHTS
@@ -124,6 +127,17 @@ def test_flux_in_company_with_a_guidance_for_each_row(dev: Loaded) -> None:
         stock = dev.stock(asked.task)
         for index, picture in enumerate(pictures):
             assert psnr_db(picture, stock(asked, index)) >= IN_COMPANY_DB, asked
+
+
+def test_flux_without_its_t5_is_refused(tmp_path: Path) -> None:
+    folder = families.write_flux(tmp_path / "tiny")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index |= {"text_encoder_2": [None, None], "tokenizer_2": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    shutil.rmtree(folder / "text_encoder_2")
+    with pytest.raises(ModelUnusable) as refused:
+        identify(str(folder), dtype="float32", samplers=("flow_euler",))
+    assert refused.value.detail == "no diffusers model folder: text_encoder_2/config.json is not there"
 
 
 def test_the_lengths_of_text(dev: Loaded, tmp_path: Path) -> None:
