@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -24,12 +25,27 @@ COLOURS = torch.tensor([[0.3, -0.2, 0.1], [0.1, 0.4, -0.3], [-0.2, 0.1, 0.2], [0
 NO_EFFECT = "negative_prompt: it has no effect without guidance by a second row"
 
 
+class NoAdapters:
+    """Of a worker without LoRAs; also what a job has of them."""
+
+    held = (0, 0)
+    loras = text_loras = warnings = ()
+
+    def load(self, loras: Sequence[object]) -> NoAdapters:
+        assert not loras
+        return self
+
+    def active(self, sets: Sequence[object]) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
 class Formula:
     """Predicts a mix of the latent, the timestep and the prompt; remembers how many rows it was asked for."""
 
     facts = replace(FACTS, width=32, height=32)
     device = torch.device("cpu")
     dtype = torch.float32
+    adapters = NoAdapters()
     takes_mask = False
     scheduler_config: Mapping[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 

@@ -39,7 +39,7 @@ SCHEDULER_SAMPLERS = {
 }
 """A checkpoint's own scheduler is its default sampler, but for the old ones that took fifty steps."""
 
-ANY = (Task.TEXT_TO_IMAGE, Task.IMAGE_TO_IMAGE, Task.INPAINTING)
+ANY = (Task.TEXT_TO_IMAGE, Task.IMAGE_TO_IMAGE, Task.INPAINTING, Task.UPSCALE)
 REPAINT = (Task.INPAINTING,)
 EMBEDDED, UNGUIDED = Guidance.EMBEDDED, Guidance.NONE
 

@@ -11,7 +11,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from shared_worker.device import Device
 from worker.models.base import MASKED, Conditioning
+from worker.models.controls.nets import ControlNets
 from worker.models.imports import put_off_siblings
+from worker.models.loras.adapters import Adapters
 from worker.models.parts import TORCH_DTYPES, load_parts
 from worker.models.prompts.clip import ClipEncoder
 from worker.models.registry import Checkpoint
@@ -50,10 +52,16 @@ class StableDiffusion:
         self._text_encoder = text_encoder
         self._prompts = ClipEncoder(tokenizer, text_encoder, self._hidden, embeddings=checkpoint.embeddings)
         self._unet = unet
+        self.adapters = self._adapters(checkpoint, text_encoder=text_encoder)
         self._vae = Vae(vae, self.dtype)
         self._guidance_width = int(unet.config.time_cond_proj_dim or 0)
         """Of the guidance scale as an input, for those that were distilled with it; else 0."""
+        self._controls = ControlNets(checkpoint.controls, unet.config, device, self.dtype)
         self.takes_mask = unet.config.in_channels > self._vae.channels
+
+    def _adapters(self, checkpoint: Checkpoint, **text_encoders: Any) -> Adapters:
+        family = checkpoint.family.name
+        return Adapters(checkpoint.loras, family, self.device, self.dtype, unet=self._unet, **text_encoders)
 
     def scheduler(self, sampler: str) -> Any:
         """On the checkpoint's own noise."""
@@ -88,21 +96,28 @@ class StableDiffusion:
         ids, attention_mask = ids.to(self.device), mask.to(self.device) if masked else None
         return self._text_encoder(ids, attention_mask=attention_mask)[0], None
 
+    def control(self, name: str) -> object:
+        """Loaded now if it is not kept from an earlier job."""
+        return self._controls.hold(name)
+
     @torch.inference_mode()
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        """One forward of the UNet.  # [rows, C, h, w]"""
+        """One forward of the UNet, behind those of the ControlNets.  # [rows, C, h, w]"""
+        text = conditioning["encoder_hidden_states"]
+        added = self._added(conditioning)
+        residuals = self._controls.residuals(conditioning, latents, timesteps, text, added)
         if self.takes_mask:
             latents = torch.cat([latents, conditioning[MASKED]], dim=1)
-        text = conditioning["encoder_hidden_states"]
         output = self._unet(
             latents.to(self.dtype),
             timesteps,
             text,
             timestep_cond=conditioning.get("timestep_cond"),
-            added_cond_kwargs=self._added(conditioning),
+            added_cond_kwargs=added,
             return_dict=False,
+            **residuals,
         )[0]
         return cast(torch.Tensor, output)
 

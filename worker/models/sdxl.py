@@ -47,6 +47,7 @@ class StableDiffusionXL(StableDiffusion):
     ) -> None:
         super().__init__(checkpoint, device, **parts)
         self._text_encoder_2 = text_encoder_2
+        self.adapters = self._adapters(checkpoint, text_encoder=self._text_encoder, text_encoder_2=text_encoder_2)
         self._prompts_2 = ClipEncoder(
             tokenizer_2, text_encoder_2, self._hidden_2, number=1, embeddings=checkpoint.embeddings
         )
