@@ -75,6 +75,8 @@ def model(tmp_path: Path) -> Path:
         "model_index.json": {"_class_name": "StableDiffusionPipeline"},
         "unet/config.json": sizes,
         "vae/config.json": {"latent_channels": 4, "block_out_channels": [32, 64]},
+        "text_encoder/config.json": {},
+        "tokenizer/tokenizer_config.json": {},
         "scheduler/scheduler_config.json": {},
     }.items():
         file = folder / name
@@ -82,6 +84,7 @@ def model(tmp_path: Path) -> Path:
         file.write_text(json.dumps(value))
     for part in ("unet", "vae"):
         write_zeros(folder / part / "diffusion_pytorch_model.safetensors", {"conv_in.weight": (32, 4, 3, 3)})
+    write_zeros(folder / "text_encoder/model.safetensors", {"final_layer_norm.weight": (32,)})
     return folder
 
 

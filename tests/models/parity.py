@@ -63,11 +63,18 @@ def consistency(folder: Path) -> Path:
     return families.write_sdxl(folder, scheduler=scheduler, unet={"time_cond_proj_dim": 16})
 
 
+def velocity(folder: Path) -> Path:
+    """SDXL with v-prediction, trained on noise without signal at its end."""
+    changes = {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    return families.write_sdxl(folder, scheduler=families.SDXL_SCHEDULER | changes)
+
+
 VARIANTS = {
     "sd 1.x": Variant(write_tiny),
     "sd inpainting": Variant(lambda folder: write_tiny(folder, takes_mask=True)),
     "sd 2.x, v-prediction": Variant(families.write_sd2),
     "sdxl base": Variant(families.write_sdxl),
+    "sdxl v-prediction": Variant(velocity, ("one step", "multistep", "stochastic")),
     "sdxl few steps": Variant(few_steps, FEW),
     "sdxl consistency": Variant(consistency, FEW),
     "sdxl inpainting": Variant(lambda folder: families.write_sdxl(folder, takes_mask=True)),

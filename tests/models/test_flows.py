@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from tests.models.parity import ALONE_DB, IN_COMPANY_DB, Loaded
 from tests.models.test_sd import one_thread
 from tests.models.tiny import half_mask, job, psnr_db, scene
 from worker.engine.denoiser import Denoiser
+from worker.errors import ModelUnusable
 from worker.jobs.params import JobParams, Task
 from worker.models.flux import pack, positions, unpack
 from worker.models.prompts.t5 import NO_WEIGHTS
@@ -126,6 +129,17 @@ def test_flux_in_company_with_a_guidance_for_each_row(dev: Loaded) -> None:
             assert psnr_db(picture, stock(asked, index)) >= IN_COMPANY_DB, asked
 
 
+def test_flux_without_its_t5_is_refused(tmp_path: Path) -> None:
+    folder = families.write_flux(tmp_path / "tiny")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index |= {"text_encoder_2": [None, None], "tokenizer_2": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    shutil.rmtree(folder / "text_encoder_2")
+    with pytest.raises(ModelUnusable) as refused:
+        identify(str(folder), dtype="float32", samplers=("flow_euler",))
+    assert refused.value.detail == "no diffusers model folder: text_encoder_2/config.json is not there"
+
+
 def test_the_lengths_of_text(dev: Loaded, tmp_path: Path) -> None:
     schnell = Loaded.of(families.write_flux(tmp_path / "tiny", dev=False))
     for loaded, length in ((dev, 512), (schnell, 256)):
@@ -148,10 +162,11 @@ def test_tokens_are_packed_as_the_stock_pipeline_packs_them() -> None:
     assert torch.equal(positions(3, 5, cpu), FluxPipeline._prepare_latent_image_ids(1, 3, 5, cpu, torch.float32))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("family", ["sd3", "flux"])
-def test_half_precision_draws_about_the_same(sd3: Loaded, dev: Loaded, family: str) -> None:
+def test_half_precision_draws_about_the_same(sd3: Loaded, dev: Loaded, family: str, dtype: str) -> None:
     loaded = {"sd3": sd3, "flux": dev}[family]
-    checkpoint = identify(str(loaded.folder), dtype="bfloat16", samplers=("flow_euler",))
+    checkpoint = identify(str(loaded.folder), dtype=dtype, samplers=("flow_euler",))
     half = Denoiser(lambda report: checkpoint.load(find_device("cpu"), report))
     half.load(lambda share: None)
     asked = flow(steps=4, guidance_scale=2.0)

@@ -207,7 +207,6 @@ def test_a_tokenizer_that_cannot_tell_words_is_refused(folder: Path, spoil: Call
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rescale_betas_zero_snr": True},
         {"beta_schedule": "squaredcos_cap_v2"},
         {"prediction_type": "flow_prediction"},
         {"timestep_spacing": "wide"},

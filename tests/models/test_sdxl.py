@@ -133,8 +133,9 @@ def test_a_vae_that_overflows_in_half_precision_decodes_in_full(
     assert vae.dtype == getattr(torch, dtype), "afterwards it is as it was"
 
 
-def test_half_precision_draws_about_the_same(loaded: Loaded) -> None:
-    checkpoint = identify(str(loaded.folder), dtype="bfloat16", samplers=tuple(SCHEDULERS))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_draws_about_the_same(loaded: Loaded, dtype: str) -> None:
+    checkpoint = identify(str(loaded.folder), dtype=dtype, samplers=tuple(SCHEDULERS))
     half = Denoiser(lambda report: checkpoint.load(find_device("cpu"), report))
     half.load(lambda share: None)
     asked = job(steps=4, guidance_scale=2.0)

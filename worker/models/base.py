@@ -89,7 +89,7 @@ class Model(Protocol):
     device: torch.device
     dtype: torch.dtype
     scheduler_config: Mapping[str, Any]
-    """The content of the checkpoint's `scheduler_config.json`."""
+    """The content of the checkpoint's `scheduler_config.json`, and facts of the family that its noise depends on."""
     takes_mask: bool
     """Whether `predict` wants `MASKED` among its conditioning; if not, what is not painted anew is put back into the
     latents between the steps."""

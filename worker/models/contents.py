@@ -33,7 +33,8 @@ CLASSES: dict[str, tuple[str, ...]] = {
 
 def parts_of(source: Source, family: Family) -> tuple[str, ...]:
     """The parts that hold weights: text encoders, denoiser, VAE."""
-    encoders = (part for part in TEXT_ENCODERS if _is_named(source, part) or source.has(part))
+    needed = tuple(TEXT_ENCODERS)[: family.encoders]
+    encoders = (part for part in TEXT_ENCODERS if part in needed or _is_named(source, part) or source.has(part))
     return (*encoders, family.denoiser, "vae")
 
 

@@ -97,6 +97,11 @@ class Family:
         """The part of a checkpoint that is called at each step."""
         return "transformer" if self.flow else "unet"
 
+    @property
+    def encoders(self) -> int:
+        """How many text encoders it cannot do without; SD 3 may come without its third."""
+        return 1 if self.name == "sd" else 2
+
     def samplers_among(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Those that draw this kind."""
         return tuple(name for name in names if name.startswith("flow_") == self.flow)

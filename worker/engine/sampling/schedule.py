@@ -18,6 +18,10 @@ Spacing = Literal["linspace", "leading", "trailing"]
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
+NO_SIGNAL = 2.0**-24
+"""What stands for an alpha-bar of nothing, so that noise over signal is a number; as in diffusers."""
+
+
 class UnsupportedSchedule(ValueError):
     """The scheduler configuration asks for something that is not built."""
 
@@ -55,9 +59,9 @@ class NoiseSchedule:
         spacing = config.get("timestep_spacing")
         if spacing not in (None, "linspace", "leading", "trailing"):
             raise UnsupportedSchedule(f"timestep_spacing {spacing!r}")
-        if config.get("rescale_betas_zero_snr"):
-            raise UnsupportedSchedule("rescale_betas_zero_snr")
         alphas_cumprod = np.cumprod(1.0 - betas.astype(np.float64))
+        if config.get("rescale_betas_zero_snr"):
+            alphas_cumprod = without_signal_at_the_end(alphas_cumprod)
         final_alpha = 1.0 if config.get("set_alpha_to_one", True) else float(alphas_cumprod[0])
         return cls(alphas_cumprod, prediction_type, spacing, int(config.get("steps_offset", 0)), final_alpha)
 
@@ -95,3 +99,11 @@ class NoiseSchedule:
                 return alpha, -sigma
             case _:
                 return np.zeros_like(alpha), np.ones_like(alpha)
+
+
+def without_signal_at_the_end(alphas_cumprod: Array) -> Array:
+    """Rescaled so that the last timestep is noise alone; Lin et al., 2023, algorithm 1."""
+    signal = np.sqrt(alphas_cumprod)
+    rescaled: Array = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
+    rescaled[-1] = NO_SIGNAL
+    return rescaled
