@@ -55,8 +55,10 @@ ROOMS = (
     Room("worker/logs.py", ("worker.jobs",)),
     Room("worker/server.py", ("uvicorn", "h11", "fastapi", "worker.errors")),
     Room("worker/app.py", ("fastapi", "shared_worker", "=worker", "worker.api", "worker.jobs", "worker.metrics")),
-    Room("worker/main.py", ("shared_worker", "worker"), may_not=("worker.demo",)),
-    Room("worker/demo", ("httpx", "PIL", "rich")),
+    Room("worker/main.py", ("shared_worker", "worker"), may_not=("worker.demo", "worker.cli", "worker.client")),
+    Room("worker/client", ("httpx", "PIL", "=worker")),
+    Room("worker/cli", ("PIL", "rich", "=worker", "worker.client", "=worker.main", "=worker.models.inspect")),
+    Room("worker/demo", ("httpx", "rich", "worker.client", "=worker.cli.screen")),
     Room(
         "worker/api",
         (
@@ -171,6 +173,9 @@ def test_every_file_imports_only_what_its_room_may() -> None:
         ("shared_worker/auth.py", "from worker import errors"),
         ("worker/app.py", "from . import api"),
         ("worker/novel.py", "import json"),
+        ("worker/client/job.py", "from worker.jobs.params import Task"),
+        ("worker/cli/ask.py", "from worker.engine.engine import Engine"),
+        ("worker/main.py", "from worker.client import Client"),
     ],
 )
 def test_the_table_would_notice(place: str, line: str) -> None:
@@ -197,6 +202,8 @@ def test_no_file_is_long() -> None:
         ("worker.engine.denoiser", ("fastapi", "starlette", "uvicorn", "pydantic", "diffusers", "transformers")),
         ("worker.models.registry", ("torch", "diffusers", "transformers", "safetensors", "numpy")),
         ("worker.models.inspect", ("torch", "diffusers", "transformers", "safetensors", "numpy")),
+        ("worker.client", ("torch", "fastapi", "pydantic", "IPython", "worker.errors", "worker.jobs")),
+        ("worker.cli.main", ("torch", "fastapi", "pydantic", "worker.main", "worker.jobs")),
         ("worker.demo.run", ("torch", "fastapi", "worker.main", "worker.engine")),
         ("benches.speed.cli", ("torch", "matplotlib", "litserve", "httpx", "fastapi")),
         ("benches.speed.serving.equal_jobs", ("torch", "matplotlib", "litserve", "fastapi")),
