@@ -157,8 +157,9 @@ def _pair(text: str, usage: str) -> tuple[str, str]:
     return name, value
 
 
-def _picture(file: str) -> bytes:
+def _picture(file: str) -> Path:
     try:
-        return Path(file).read_bytes()
+        Path(file).open("rb").close()
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    return Path(file)

@@ -19,21 +19,24 @@ KEPT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 def encoded(picture: Picture) -> str:
     """Base64. A file of another format than the worker takes is turned into PNG.
 
-    Raises OSError for a file that cannot be read or is no picture.
+    Raises OSError for a file that cannot be read, ValueError for what is no picture.
     """
     match picture:
         case Image.Image():
             data = _png(picture)
         case bytes():
-            data = _acceptable(picture)
+            data = _acceptable(picture, "what was given")
         case _:
-            data = _acceptable(Path(picture).read_bytes())
+            data = _acceptable(Path(picture).read_bytes(), str(picture))
     return base64.b64encode(data).decode("ascii")
 
 
-def _acceptable(data: bytes) -> bytes:
-    with Image.open(io.BytesIO(data)) as image:
-        return data if image.format in SENT_AS_THEY_ARE else _png(image)
+def _acceptable(data: bytes, name: str) -> bytes:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return data if image.format in SENT_AS_THEY_ARE else _png(image)
+    except (OSError, SyntaxError):
+        raise ValueError(f"{name} is no picture that can be read") from None
 
 
 def _png(image: Image.Image) -> bytes:

@@ -82,8 +82,8 @@ class JobFields(SingleJobFields, total=False):
 def body(prompt: str, fields: Mapping[str, Any]) -> bytes:
     """The JSON of a job.
 
-    Raises OSError for a picture that cannot be read, TypeError and ValueError for what is no JSON. Which values are
-    allowed is for the worker to say, that knows its model.
+    Raises OSError for a file that cannot be read, ValueError for what is no picture, TypeError and ValueError for what
+    is no JSON. Which values are allowed is for the worker to say, that knows its model.
     """
     job: dict[str, Any] = {"prompt": prompt} | {name: value for name, value in fields.items() if value is not None}
     if "task" not in job and "image" in job:
