@@ -158,7 +158,6 @@ WRONG = [
     ("strength", 0.5),
     ("loras", [1] * 9),
     ("controls", {}),
-    ("loras", [{"name": "x"}] * 9),
     ("unknown", 1),
     ("callback_url", "http://127.0.0.1"),
 ]
