@@ -15,8 +15,8 @@ ENV PATH=/opt/sd-worker/bin:$PATH
 WORKDIR /build
 # Dependencies before sources: a change of code does not install torch again.
 COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > requirements.txt \
+RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+print(*project['dependencies'], *project['optional-dependencies']['tracing'], sep='\n')" > requirements.txt \
     && pip install --constraint constraints.txt ${PIP_EXTRA_INDEX:+--extra-index-url "$PIP_EXTRA_INDEX"} \
         setuptools --requirement requirements.txt
 COPY README.md LICENSE ./

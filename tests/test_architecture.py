@@ -58,7 +58,14 @@ ROOMS = (
     Room("worker/measured.py"),
     Room("worker/logs.py", ("worker.jobs",)),
     Room("worker/server.py", ("uvicorn", "h11", "fastapi", "worker.errors")),
-    Room("worker/app.py", ("fastapi", "shared_worker", "=worker", "worker.api", "worker.jobs", "worker.metrics")),
+    Room("worker/tracing.py", ("opentelemetry", "=worker", "worker.errors", "worker.jobs")),
+    Room(
+        "worker/app.py",
+        (
+            *("fastapi", "opentelemetry.trace"),
+            *("shared_worker", "=worker", "worker.api", "worker.jobs", "worker.metrics"),
+        ),
+    ),
     Room("worker/main.py", ("shared_worker", "worker"), may_not=("worker.demo", "worker.cli", "worker.client")),
     Room("worker/client", ("httpx", "PIL", "=worker")),
     Room("worker/cli", ("PIL", "rich", "=worker", "worker.client", "=worker.main", "=worker.models.inspect")),
@@ -67,9 +74,15 @@ ROOMS = (
         "worker/api",
         (
             *("fastapi", "starlette", "pydantic", "pydantic_core", "anyio", "sse_starlette", "python_multipart", "PIL"),
+            "opentelemetry",
             *("shared_worker", "worker.errors", "worker.jobs", "worker.metrics"),
         ),
-        only_in={"sse_starlette": "/stream.py", "python_multipart": "/form.py", "PIL": ("/pictures.py", "/masks.py")},
+        only_in={
+            "opentelemetry": "/trace.py",
+            "sse_starlette": "/stream.py",
+            "python_multipart": "/form.py",
+            "PIL": ("/pictures.py", "/masks.py"),
+        },
     ),
     Room("worker/jobs", ("worker.errors",)),
     Room("worker/state", ("pydantic", "worker.errors", "worker.jobs")),

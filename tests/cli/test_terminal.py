@@ -70,7 +70,11 @@ def test_kitty_gets_one_png_in_pieces_and_then_only_its_number() -> None:
     first, *others = KITTY.findall(sent.getvalue())
     keys = dict(pair.split("=") for pair in first[0].split(","))
     assert {name: keys[name] for name in "afpqCcr"} == {
-        "a": "T", "f": "100", "p": "1", "q": "2", "C": "1",
+        "a": "T",
+        "f": "100",
+        "p": "1",
+        "q": "2",
+        "C": "1",
         "c": "52",
         "r": "13",
     }
