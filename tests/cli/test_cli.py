@@ -116,6 +116,13 @@ def test_adapters_and_their_scales(words: list[str], loras: list[dict[str, objec
     assert fields_of(asked)["loras"] == loras
 
 
+def test_what_makes_a_picture_larger() -> None:
+    from worker.cli.generate import fields_of
+
+    asked = arguments.parser().parse_args(["generate", "x", "--upscale", "4", "--upscaler", "tiles"])
+    assert fields_of(asked)["upscale"] == {"factor": 4, "upscaler": "tiles"}
+
+
 def test_controls_and_their_pictures(tmp_path: Path) -> None:
     from worker.cli.generate import fields_of
 
@@ -155,6 +162,7 @@ def test_a_picture_goes_into_a_pipe(instant: ServedWorker) -> None:
         (["-o", "."], "-o .: give --format, or a name that ends in .png, .webp, .jpg, .jpeg"),
         (["-o", "-", "-n", "2"], "-o - writes one picture and nothing else"),
         (["--image", "nothing.png"], "nothing.png cannot be read: No such file or directory"),
+        (["--upscaler", "tiles"], "--upscaler goes with --upscale"),
         (["--label", "order"], "'order' is not as in --label NAME=VALUE"),
         (["--token-file", "nothing"], "--token-file cannot be read"),
         (["--url", "somewhere"], "'somewhere' is not the address of a worker, such as http://127.0.0.1:8600"),
@@ -252,8 +260,8 @@ def test_previews_are_machine_readable(instant: ServedWorker, sd: Callable[..., 
 def test_info(instant: ServedWorker, sd: Callable[..., Told]) -> None:
     status, out, _ = sd(instant, "info")
     assert status == 0
-    assert "model     fake (sd, float32)\n" in out
-    assert "defaults  4 steps, guidance 5, euler\n" in out
+    assert "model      fake (sd, float32)\n" in out
+    assert "defaults   4 steps, guidance 5, euler\n" in out
     assert json.loads(sd(instant, "info", "--json")[1])["model"]["id"] == "fake"
 
 

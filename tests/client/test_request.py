@@ -72,6 +72,7 @@ def test_the_task_follows_from_the_pictures() -> None:
     assert "task" not in sent()
     assert sent(image=picture)["task"] == "image-to-image"
     assert sent(image=picture, mask=picture)["task"] == "inpainting"
+    assert sent(image=picture, upscale={"factor": 2})["task"] == "upscale"
     assert sent(image=picture, task="inpainting")["task"] == "inpainting"
 
 

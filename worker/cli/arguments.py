@@ -69,6 +69,8 @@ def _generate(one: argparse.ArgumentParser) -> None:
     one.add_argument("--image", metavar="FILE", help="draw from this picture")
     one.add_argument("--mask", metavar="FILE", help="with --image: draw only where this is white")
     one.add_argument("--strength", type=float, metavar="X", help="how much of --image is given up, to 1")
+    one.add_argument("--upscale", type=int, choices=[2, 4], help="make --image so many times as wide and high")
+    one.add_argument("--upscaler", metavar="NAME", help="what --upscale goes by, one of those that 'info' lists")
     one.add_argument("--lora", action="append", metavar="NAME[:SCALE]", help="an adapter; may be repeated")
     one.add_argument(
         "--control", action="append", metavar="NAME[:SCALE]=FILE", help="a ControlNet and its picture; may be repeated"

@@ -60,11 +60,11 @@ def info(asked: argparse.Namespace, client: Client) -> int:
         "tasks": ", ".join(told["tasks"]),
         "samplers": ", ".join(told["samplers"]),
     }
-    for name in ("loras", "controls", "embeddings"):
+    for name in ("upscalers", "loras", "controls", "embeddings"):
         if told.get(name):
-            rows[name] = ", ".join(str(one["name"]) for one in told[name])
+            rows[name] = ", ".join(map(_offered, told[name]))
     for name, value in rows.items():
-        print(f"{name:<9} {printable(str(value))}")
+        print(f"{name:<10} {printable(str(value))}")
     return DONE
 
 
@@ -110,6 +110,13 @@ def as_json(event: Event) -> str:
     if isinstance(event, events.Preview):
         fields["image"] = base64.b64encode(fields.pop("data")).decode()
     return json.dumps({"id": fields.pop("id"), "type": type(event).__name__.lower()} | fields)
+
+
+def _offered(one: str | dict[str, Any]) -> str:
+    """A name, and whether the loaded model can do nothing with it."""
+    if isinstance(one, str):
+        return one
+    return str(one["name"]) if one.get("fits", True) else f"{one['name']} (does not fit this model)"
 
 
 def _memory(memory: dict[str, Any]) -> str:

@@ -71,6 +71,10 @@ def fields_of(asked: argparse.Namespace) -> dict[str, Any]:
     if asked.no_metadata:
         output["metadata"] = False
     fields |= {"num_images": asked.num_images, "output": output}
+    if asked.upscaler is not None and asked.upscale is None:
+        raise UsageError("--upscaler goes with --upscale")
+    if asked.upscale is not None:
+        fields["upscale"] = {"factor": asked.upscale} | ({"upscaler": asked.upscaler} if asked.upscaler else {})
     if asked.lora:
         fields["loras"] = [_scaled(text) for text in asked.lora]
     if asked.control:

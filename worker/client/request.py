@@ -8,6 +8,9 @@ from typing import Any, Literal, TypedDict
 
 from worker.client.pictures import Picture, encoded
 
+TASKS = {"mask": "inpainting", "upscale": "upscale"}
+"""What a field that comes with `image` says of the task."""
+
 
 class PreviewFields(TypedDict, total=False):
     """A preview after each `every` steps, its longest side `size` pixels."""
@@ -44,14 +47,22 @@ class ControlFields(TypedDict, total=False):
     preprocessor: str
 
 
+class UpscaleFields(TypedDict, total=False):
+    """How a picture is made larger: `factor` times as wide and high, by one of `Client.info()["upscalers"]`."""
+
+    factor: Literal[2, 4]
+    upscaler: str
+
+
 class SingleJobFields(TypedDict, total=False):
     """What a job of one picture can say beside its prompt; what is left out is the worker's default.
 
-    `task` follows from the pictures if it is not given: `image` alone is image-to-image, with `mask` it is inpainting.
+    `task` follows from the pictures if it is not given: `image` alone is image-to-image, with `mask` it is inpainting,
+    with `upscale` it is upscale.
     `preview=True` asks for previews as the worker makes them by default.
     """
 
-    task: Literal["text-to-image", "image-to-image", "inpainting"]
+    task: Literal["text-to-image", "image-to-image", "inpainting", "upscale"]
     negative_prompt: str | None
     width: int
     height: int
@@ -62,6 +73,7 @@ class SingleJobFields(TypedDict, total=False):
     image: Picture
     mask: Picture
     strength: float
+    upscale: UpscaleFields
     loras: Sequence[str | LoraFields]
     controls: Sequence[ControlFields]
     preview: bool | PreviewFields
@@ -87,7 +99,7 @@ def body(prompt: str, fields: Mapping[str, Any]) -> bytes:
     """
     job: dict[str, Any] = {"prompt": prompt} | {name: value for name, value in fields.items() if value is not None}
     if "task" not in job and "image" in job:
-        job["task"] = "inpainting" if "mask" in job else "image-to-image"
+        job["task"] = next((task for name, task in TASKS.items() if name in job), "image-to-image")
     for name in ("image", "mask"):
         if name in job:
             job[name] = encoded(job[name])
