@@ -16,7 +16,7 @@ WORKDIR /build
 # Dependencies before sources: a change of code does not install torch again.
 COPY pyproject.toml constraints.txt ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        print(*p['dependencies'], *p['optional-dependencies']['c2pa'], sep='\n')" \
+        more = p['optional-dependencies']; print(*p['dependencies'], *more['c2pa'], *more['tracing'], sep='\n')" \
         > requirements.txt \
     && pip install --constraint constraints.txt ${PIP_EXTRA_INDEX:+--extra-index-url "$PIP_EXTRA_INDEX"} \
         setuptools --requirement requirements.txt

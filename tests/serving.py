@@ -33,6 +33,7 @@ from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
 from worker.metrics import Metrics
 from worker.server import Server, make_server
+from worker.tracing import Tracing
 
 PROMPT = "a red circle, whispered"
 LEAKS = ("Traceback", "/srv", str(Path(__file__).parents[1]), "site-packages", "0x", "red circle")
@@ -78,6 +79,7 @@ async def serve(
     journal: Journal | None = None,
     metrics_auth: bool = False,
     cors_origins: Sequence[str] = (),
+    tracing: Tracing | None = None,
     sdapi: bool = False,
     on_built: Callable[[Parts], None] = lambda parts: None,
     on_ready: Callable[[], None] = lambda: None,
@@ -109,7 +111,13 @@ async def serve(
         on_ready=on_ready,
         on_stop=on_stop,
     )
-    service = JobService(engine, limits, metrics.recorded, journal)
+
+    def on_recorded(job: Job, event: Event) -> None:
+        metrics.recorded(job, event)
+        if tracing is not None:
+            tracing.recorded(job, event)
+
+    service = JobService(engine, limits, on_recorded, journal)
 
     async def drain() -> None:
         await service.drain(drain_s)
@@ -145,6 +153,7 @@ async def serve(
         stall_s,
         metrics_auth=metrics_auth,
         cors_origins=cors_origins,
+        tracer_provider=None if tracing is None else tracing.provider,
         sdapi=sdapi,
     )
     server = make_server(app, drain, service.hurry, receive_s)

@@ -9,15 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from worker.demo import run
-from worker.demo.client import DemoError, accepted
-from worker.demo.events import ServerSentEvent, read_events
-from worker.demo.screen import half_blocks
+from worker.demo.ready import DemoError
 
 WORKER = """
 import http.server, io, json, os, signal, sys, threading
@@ -37,13 +34,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_header("Content-Type", "text/event-stream")
                 self.end_headers()
                 for number, (name, data) in enumerate(EVENTS, 1):
+                    data = {"type": name, "job_id": "a", "eta_s": None, "percent": 0.0} | data
                     self.wfile.write(f"id: {number}\\nevent: {name}\\ndata: {json.dumps(data)}\\n\\n".encode())
                 AFTER_EVENTS()
             case "/v1/jobs/a/images/0": self.answer(buffer.getvalue())
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         notes.write("posted " + body["prompt"] + "\\n")
-        self.answer({"job_id": "a", "sse_url": "/v1/jobs/a/stream"}, 202)
+        self.answer(JOB, 202)
     def do_DELETE(self):
         notes.write("cancelled\\n")
         self.answer({}, 202)
@@ -56,6 +54,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+JOB = {
+    "job_id": "a", "status": "queued", "position": 0, "eta_s": None, "progress": {"step": 0, "steps": 2}, "params": {},
+    "images": [], "warnings": [], "error": None, "timings": {}, "attempt": 0, "created_at": "", "labels": {},
+}
 PROGRESS = [("queued", {"position": 0}), ("progress", {"step": 1, "steps": 2}), ("progress", {"step": 2, "steps": 2})]
 AFTER_EVENTS = lambda: None
 
@@ -71,7 +73,7 @@ def serve():
 """
 DRAWS = """
 TIMINGS = {"queue_s": 0.1, "encode_s": 0.2, "denoise_s": 1.25, "decode_s": 0.3, "total_s": 1.85}
-IMAGES = [{"index": 0, "url": "/v1/jobs/a/images/0", "seed": 7, "width": 8, "height": 8}]
+IMAGES = [{"index": 0, "url": "/v1/jobs/a/images/0", "seed": 7, "width": 8, "height": 8, "format": "png", "bytes": 9}]
 EVENTS = [*PROGRESS, ("completed", {"images": IMAGES, "timings": TIMINGS})]
 serve()
 """
@@ -169,42 +171,3 @@ def test_ctrl_c_cancels_the_job_stops_the_worker_and_leaves_no_traceback() -> No
     _, errors = child.communicate()
     assert seen == [f"posted {run.DEFAULT_PROMPT}", "streaming", "cancelled", "stopped"]
     assert (child.returncode, errors) == (130, "demo: interrupted; the worker is stopped\n")
-
-
-def test_a_refusal_names_every_fault() -> None:
-    faults = {
-        "detail": "2 faults",
-        "errors": [{"field": "steps", "message": "is too large"}, {"field": "seed", "message": "is negative"}],
-    }
-    with pytest.raises(DemoError, match=r"^the worker refused: steps: is too large; seed: is negative \(422\)$"):
-        accepted(httpx.Response(422, json=faults))
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("size", [1, 2, 3, 1000])
-def test_events_survive_any_cut_and_any_line_end(end: str, size: int) -> None:
-    lines = [
-        ": a comment",
-        "id: 1", "event: progress", "data: {", "data:  1}", "",
-        "event: forgotten, since it has no data", "",
-        "data: é\u2028💚", "retry: 5", "unknown: field", "",
-        "id: 2", "id: with a \0", "data", "", "",
-        "data: cut off",
-    ]  # fmt: skip
-    sent = ("\ufeff" + end.join(lines)).encode()
-    chunks = [sent[start : start + size] for start in range(0, len(sent), size)]
-    assert list(read_events(chunks)) == [
-        ServerSentEvent("1", "progress", "{\n 1}"),
-        ServerSentEvent("1", "message", "é\u2028💚"),
-        ServerSentEvent("2", "message", ""),
-    ]
-
-
-def test_a_picture_becomes_half_blocks() -> None:
-    image = Image.new("RGB", (4, 4), (255, 0, 0))
-    image.paste((0, 0, 255), (0, 2, 4, 4))
-    text = half_blocks(image, 4)
-    assert text.plain == "▀▀▀▀\n▀▀▀▀\n"
-    top, bottom = text.spans[0].style, text.spans[-1].style
-    assert str(top) == "#ff0000 on #ff0000"
-    assert str(bottom) == "#0000ff on #0000ff"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +24,8 @@ from PIL import Image
 from tests.conftest import eventually
 from tests.real import Worker, start, stop
 from tests.serving import events_of
+from worker.cli import exits
+from worker.cli.arguments import parser
 from worker.settings import Settings, read_settings
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -48,7 +53,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return found
 
 
-def run(language: str, text: str, worker: Worker, folder: Path) -> str:
+def run(language: str, text: str, worker: Worker, folder: Path, **environment: str) -> str:
     """What an example writes; it must end well."""
     if language == "sh" and shutil.which("curl") is None:
         pytest.skip("curl is not installed")
@@ -56,7 +61,7 @@ def run(language: str, text: str, worker: Worker, folder: Path) -> str:
     told = subprocess.run(
         [*command, text.replace(ADDRESS, worker.url)],
         cwd=folder,
-        env={**os.environ, "NO_PROXY": "127.0.0.1"},
+        env={**os.environ, "NO_PROXY": "127.0.0.1", "SDW_URL": worker.url, **environment},
         capture_output=True,
         text=True,
         timeout=RUN_S,
@@ -103,6 +108,64 @@ def test_the_api_by_example(worker: Worker, tmp_path: Path) -> None:
         assert painted.crop(left).tobytes() == before.crop(left).tobytes()
     with Image.open(tmp_path / "ring.png") as ring:
         assert ring.size == (128, 128)
+
+
+def test_the_python_client(worker: Worker, tmp_path: Path) -> None:
+    stand_in = tmp_path / "IPython"
+    stand_in.mkdir()
+    (stand_in / "__init__.py").touch()
+    (stand_in / "display.py").write_text("def display(shown, *, display_id):\n    print(repr(shown))\n")
+    told = [run(language, text, worker, tmp_path) for language, text in blocks("python.md")]
+    for name in ("circle.png", "ring-3.png", "ring-4.png", "star.webp", "preview-4.png", "triangle.png", "softer.png"):
+        with Image.open(tmp_path / name) as picture:
+            picture.load()
+    red, green, blue = pixel(tmp_path / "circle.png", 64, 64)
+    assert red > 150 > max(green, blue), "a red circle in the middle"
+    assert "8 of 8\n" in told[3]
+    assert "completed" in told[4]
+    assert told[5] == "requested\n"
+    assert pixel(tmp_path / "painted.png", 2, 2) == (255, 255, 255), "black in the mask: as it was"
+    assert {line.split()[0] for line in told[7].splitlines()} == {"steps", "sampler"}
+    assert len({pixel(tmp_path / f"heart-{number}.png", 64, 64) for number in range(3)}) == 3
+    assert re.search(r"^step 8 of 8, .* \(100%\)$", told[9], re.MULTILINE)
+
+
+def test_the_command_line(worker: Worker, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "sd-worker").write_text(f"#!/bin/sh\nexec '{sys.executable}' -P -m worker.cli \"$@\"\n")
+    (programs / "sd-worker").chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    told = [run(language, text, worker, tmp_path, PATH=path) for language, text in blocks("cli.md")]
+    assert told[0] == "circle.png\n"
+    assert told[1].startswith("heart-0.webp\nheart-1.webp\nstar.jpg\n")
+    assert told[2].splitlines()[-1].endswith("cancelled (requested)")
+    assert "dpmpp_2m" in told[3].split()
+    red, green, blue = pixel(tmp_path / "circle.png", 64, 64)
+    assert red > 150 > max(green, blue), "a red circle in the middle"
+
+
+def test_the_command_lines_exit_statuses_are_those_that_it_has() -> None:
+    page = (DOCS / "cli.md").read_text(encoding="utf-8")
+    told = {int(number) for row in re.findall(r"^\| ([\d, ]+) \|", page, re.MULTILINE) for number in row.split(",")}
+    own = {exits.DONE, exits.FAILED, exits.USAGE, exits.REFUSED, exits.UNREACHABLE, exits.CANCELLED}
+    assert told == own | {exits.SIGNAL + signal.SIGINT, exits.SIGNAL + signal.SIGTERM}
+
+
+def test_the_command_lines_flags_are_those_that_it_has() -> None:
+    page = (DOCS / "cli.md").read_text(encoding="utf-8").replace("--backend", "")
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as shown:
+        parser().parse_args(["generate", "--help"])
+    generate = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", shown.getvalue()))
+    told = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page))
+    assert generate - told == {"--help"}
+    assert told - generate == {"--status", "--after"}
+
+
+def pixel(file: Path, x: int, y: int) -> tuple[int, int, int]:
+    with Image.open(file) as picture:
+        red, green, blue = picture.convert("RGB").getpixel((x, y))  # type: ignore[misc]
+    return red, green, blue
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.telemetry import TelemetryConfig
+from opentelemetry.trace import TracerProvider
 
 from shared_worker.auth import Tokens
 from shared_worker.contract import WorkerInfo
@@ -35,9 +38,14 @@ def create_app(
     metrics_auth: bool = False,
     cors_origins: Sequence[str] = (),
     sdapi: bool = False,
+    tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
-    """Everything is passed in; nothing is global, so tests build as many as they like."""
+    """Everything is passed in; nothing is global, so tests build as many as they like.
+
+    With `tracer_provider`, requests that may bring a job are traced: that one's spans go below theirs.
+    """
     app = FastAPI(
+        telemetry=_telemetry(tracer_provider),
         title="sd-worker",
         version=__version__,
         description="Serves one Stable Diffusion model; jobs are watched over Server-Sent Events.",
@@ -64,3 +72,21 @@ def create_app(
         )
     app.add_middleware(SecurityHeaders, other_origins=bool(cors_origins))
     return app
+
+
+def _telemetry(tracer_provider: TracerProvider | None) -> TelemetryConfig:
+    """The framework's own support, for traces alone: figures go to Prometheus, and its records hold request bodies."""
+    return {
+        "tracing": tracer_provider is not None,
+        "tracer_provider": tracer_provider,
+        "operation_spans": False,
+        "metrics": False,
+        "logs": False,
+        "auto_configure": False,
+        "exclude": _brings_no_job,
+    }
+
+
+def _brings_no_job(scope: MutableMapping[str, Any]) -> bool:
+    """Probes and readers of streams would be most of all spans, and say nothing that a job's do not."""
+    return bool(scope["method"] != "POST")

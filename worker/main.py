@@ -42,6 +42,7 @@ from worker.models.safety_folder import SafetyFolder
 from worker.models.schedulers import SCHEDULERS
 from worker.server import address_of, listen, make_server
 from worker.settings import Settings, read_settings
+from worker.tracing import Tracing, wanted
 
 if TYPE_CHECKING:
     from shared_worker.heartbeat import Heartbeat
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 STOP_ENGINE_S = 1.0
 STREAM_GRACE_S = 5.0
 LAST_WORD_S = 1.0
+LAST_SPANS_S = 2.0
 LINGER_S = 1.0
 """How long the server still answers once the last job has ended, so that its pictures can be fetched."""
 MPS_ROWS = 4
@@ -120,10 +122,11 @@ def _serve(settings: Settings, backend: Backend) -> int:
     if settings.control_dir is not None:
         checkpoint = checkpoint.with_controls(settings.control_dir)
     safety, sign = _safety(settings), _sign(settings)
+    tracing = Tracing.from_environment(settings.worker_id) if wanted() else None
     journal = _journal(settings, checkpoint)
     with contextlib.closing(journal):
         listener = listen(settings.host, settings.port)
-        return asyncio.run(_run(settings, device, checkpoint, tokens, safety, sign, journal, listener))
+        return asyncio.run(_run(settings, device, checkpoint, tokens, safety, sign, tracing, journal, listener))
 
 
 async def _run(
@@ -133,6 +136,7 @@ async def _run(
     tokens: Tokens,
     safety: SafetyFolder | None,
     sign: Sign | None,
+    tracing: Tracing | None,
     journal: Journal,
     listener: socket.socket,
 ) -> int:
@@ -176,6 +180,8 @@ async def _run(
     def on_recorded(job: Job, event: Event) -> None:
         metrics.recorded(job, event)
         logs.log_event(job, event, prompts=settings.log_prompts)
+        if tracing is not None:
+            tracing.recorded(job, event)
         heartbeat.changed()
 
     def on_engine_ready() -> None:
@@ -231,6 +237,7 @@ async def _run(
         metrics_auth=settings.metrics_auth,
         cors_origins=settings.origins,
         sdapi=settings.sdapi,
+        tracer_provider=None if tracing is None else tracing.provider,
     )
     server = make_server(app, drain, service.hurry)
     service.restore(checkpoint.facts.id)
@@ -248,6 +255,8 @@ async def _run(
     for task in beside:
         task.cancel()
     await heartbeat.tell_last(LAST_WORD_S)
+    if tracing is not None:
+        tracing.close(LAST_SPANS_S)
     for failure in failures:
         detail = failure.detail if isinstance(failure, WorkerError) else type(failure).__name__
         print(f"sd-worker-{device.backend}: the engine failed: {detail}", file=sys.stderr)

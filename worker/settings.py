@@ -101,6 +101,8 @@ class Settings(BaseSettings):
         return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
 
 
+CLIENTS_OWN = (f"{PREFIX}URL",)
+"""What `worker.client` reads: a worker may be started where its clients run, and that is no setting of its own."""
 ENVIRONMENT_ONLY = ("token", "orchestrator_token")
 CHOICES = ("dtype", "log_level", "log_format", "numerics", "on_unsafe")
 ORIGIN = re.compile(r"\*|https?://[^/\s,@?#]+")
@@ -110,7 +112,7 @@ OTHER_NAMES = {"orchestrator_url": "callback_url", "model_configuration": "model
 
 def read_settings(backend: str, arguments: list[str]) -> Settings:
     """Parse flags and environment. Raises ConfigurationError; `--help` and `--version` end the process."""
-    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *OTHER_NAMES.values())}
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *OTHER_NAMES.values())} | {*CLIENTS_OWN}
     if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
         raise ConfigurationError(f"unknown environment variable {', '.join(unknown)}")
     if arguments[:1] == ["serve"]:  # the only command there is, and so the default

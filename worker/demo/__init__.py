@@ -1,1 +1,1 @@
-"""Draws one picture through a real worker, as any client would: `python -m worker.demo`. Imports nothing of it."""
+"""Draws one picture through a real worker, as any client would: `python -m worker.demo`."""

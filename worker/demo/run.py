@@ -1,12 +1,11 @@
 """Draws one picture through a real worker, as any client would: starts it, posts, follows the stream, stops it.
 
-Knows the HTTP contract and the command line of the worker; imports nothing of it.
+Knows the command line of the worker and its client; of the worker itself it imports nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import signal
 import socket
@@ -14,28 +13,36 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 import httpx
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from worker.demo.client import DemoError, Json, WorkerTrouble, accepted, follow, wait_until_ready
-from worker.demo.screen import Screen
+from worker.cli.screen import Screen
+from worker.client import BadAnswer, Client, ClientError, JobFields, Unreachable
+from worker.client.protocol import picture_of
+from worker.demo.ready import DemoError, WorkerTrouble, wait_until_ready
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_PROMPT = "a large green heart on a white background"
-PREVIEW = {"every": 2, "size": 128, "format": "jpeg"}
 STOP_S = 40.0
 """More than the worker's own drain budget."""
 STOPPED_BY_SIGTERM = (0, -signal.SIGTERM, 128 + signal.SIGTERM)
 LOG_LINES = 15
-PHASES = {"queue_s": "waiting", "encode_s": "reading the prompt", "denoise_s": "denoising", "decode_s": "decoding"}
+PHASES = {
+    "queue_s": "waiting",
+    "encode_s": "reading the prompt",
+    "denoise_s": "denoising",
+    "decode_s": "decoding",
+    "total_s": "total",
+}
+
+Rows = dict[str, Any]
 
 
 class Interrupted(BaseException):
@@ -80,25 +87,27 @@ def run(arguments: argparse.Namespace, launcher: Path, console: Console) -> None
     out: Path = arguments.out.absolute()
     if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
         raise DemoError(f"{out} cannot be written")
-    body = {"prompt": " ".join(arguments.prompt) or DEFAULT_PROMPT, "preview": PREVIEW}
-    body |= {name: value for name in ("seed", "steps") if (value := getattr(arguments, name)) is not None}
+    prompt = " ".join(arguments.prompt) or DEFAULT_PROMPT
+    fields: JobFields = {"preview": {"every": 2, "size": 128, "format": "jpeg"}}
+    if arguments.seed is not None:
+        fields["seed"] = arguments.seed
+    if arguments.steps is not None:
+        fields["steps"] = arguments.steps
     port = free_port()
     with tempfile.TemporaryFile() as log:
         try:
             with running_worker(launcher, port, log) as worker:
-                # Proxies are for the world outside; the worker is on loopback.
-                with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-                    picture, rows = draw(client, worker, body, console)
+                picture, rows = draw(f"http://127.0.0.1:{port}", worker, prompt, fields, console)
                 save(picture, out)
                 console.print(summary(out, rows))
             if worker.returncode not in STOPPED_BY_SIGTERM:
                 raise WorkerTrouble(f"the worker did not stop well: exit status {worker.returncode}")
-        except httpx.HTTPError as error:
-            raise WorkerTrouble(f"{_lost(error)}\n{_tail(log)}") from None
-        except WorkerTrouble as trouble:
+        except (httpx.HTTPError, Unreachable) as error:
+            raise DemoError(f"the connection to the worker was lost ({error})\n{_tail(log)}") from None
+        except (WorkerTrouble, BadAnswer) as trouble:
             raise DemoError(f"{trouble}\n{_tail(log)}") from None
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise DemoError(f"the worker's answer is not what the contract says ({error!r})") from None
+        except ClientError as error:
+            raise DemoError(str(error)) from None
     console.print(f"worker stopped, exit status {worker.returncode}")
 
 
@@ -132,45 +141,35 @@ def running_worker(launcher: Path, port: int, log: IO[bytes]) -> Iterator[subpro
             process.wait()
 
 
-def draw(client: httpx.Client, worker: subprocess.Popen[bytes], body: Json, console: Console) -> tuple[bytes, Json]:
-    """The finished picture, and what there is to say of it."""
-    with Screen(console) as screen:
-        wait_until_ready(client, worker, screen)
-        job = accepted(client.post("/v1/jobs", json=body)).json()
-        try:
-            completed, previews = follow(client, job["sse_url"], screen)
-        except BaseException:
-            with suppress(httpx.HTTPError):
-                client.delete(f"/v1/jobs/{job['job_id']}", timeout=2)
-            raise
-        image = completed["images"][0]
-        picture = accepted(client.get(image["url"])).content
+def draw(
+    url: str, worker: subprocess.Popen[bytes], prompt: str, fields: JobFields, console: Console
+) -> tuple[bytes, Rows]:
+    """The finished picture, and what there is to say of it. Raises WorkerTrouble, ClientError."""
+    with Screen(console) as screen, Client(url, patience_s=0) as client:
+        wait_until_ready(url, worker, screen)
+        done = client.run(prompt, cancel_on_exit=True, on_event=screen.watch, **fields)
+        link = done.images[0]
+        picture = client.fetch_bytes(link)
+        picture_of(picture)
         screen.show_picture(picture)
-    timings: Json = completed["timings"]
-    rows: Json = {
-        "seed": image["seed"],
-        "size": f"{image['width']} x {image['height']} px, {len(picture)} bytes",
-        "previews": previews,
+    rows: Rows = {
+        "seed": link.seed,
+        "size": f"{link.width} x {link.height} px, {len(picture)} bytes",
+        "previews": screen.previews,
     }
-    rows |= {label: f"{timings[name]:.3f} s" for name, label in PHASES.items() if timings.get(name) is not None}
-    rows["total"] = f"{timings['total_s']:.3f} s"
+    rows |= {label: f"{taken:.3f} s" for name, label in PHASES.items() if (taken := getattr(done.timings, name))}
     return picture, rows
 
 
 def save(picture: bytes, out: Path) -> None:
-    """Raises DemoError when it is no picture or there is no room for it."""
-    try:
-        with Image.open(io.BytesIO(picture)) as image:
-            image.load()
-    except OSError:
-        raise DemoError("what the worker sent is no picture") from None
+    """Raises DemoError when there is no room for it."""
     try:
         out.write_bytes(picture)
     except OSError as error:
         raise DemoError(f"{out} cannot be written: {error.strerror}") from None
 
 
-def summary(out: Path, rows: Json) -> Table:
+def summary(out: Path, rows: Rows) -> Table:
     """A table of two columns."""
     table = Table.grid(padding=(0, 2))
     table.add_row("picture", Text(str(out), overflow="fold"))
@@ -184,10 +183,6 @@ def _interrupt(signum: int, _frame: FrameType | None) -> None:
     for handled in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(handled, signal.SIG_IGN)
     raise Interrupted(signum)
-
-
-def _lost(error: httpx.HTTPError) -> str:
-    return f"the connection to the worker was lost ({type(error).__name__})"
 
 
 def _tail(log: IO[bytes]) -> str:
