@@ -1,0 +1,56 @@
+/** What a worker says of itself: `GET /v1/info` and `GET /ready`. */
+
+export interface Info {
+  worker: {
+    id: string;
+    instance_id: string;
+    model_id: string;
+    backend: string;
+    device: string;
+    status: "starting" | "ready" | "busy" | "stopping" | "stopped";
+    implementation: string;
+    version: string;
+    queue: { waiting: number; running: number; capacity: number; eta_s: number | null };
+    memory: { total_bytes: number | null; used_bytes: number | null };
+  };
+  model: {
+    id: string;
+    family: string;
+    dtype: string;
+    width: number;
+    height: number;
+    multiple: number;
+    steps: number;
+    guidance_scale: number;
+    sampler: string;
+  };
+  tasks: string[];
+  samplers: string[];
+  loras: (string | Adapter)[];
+  controls: (string | Adapter)[];
+  limits: Limits & Record<string, number>;
+}
+
+export interface Adapter {
+  name: string;
+}
+
+export interface Limits {
+  queue_capacity: number;
+  body_bytes: number;
+  prompt_characters: number;
+  min_side_px: number;
+  max_side_px: number;
+  max_pixels: number;
+  max_steps: number;
+  max_guidance_scale: number;
+  max_images: number;
+  max_work: number;
+}
+
+export interface Readiness {
+  ready: boolean;
+  reason?: "loading" | "draining" | "failed";
+  /** 0 to 1, while loading. */
+  progress?: number;
+}
