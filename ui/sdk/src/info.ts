@@ -26,13 +26,17 @@ export interface Info {
   };
   tasks: string[];
   samplers: string[];
-  loras: (string | Adapter)[];
-  controls: (string | Adapter)[];
+  loras: Adapter[];
+  controls: Adapter[];
   limits: Limits & Record<string, number>;
 }
 
+/** A LoRA or a ControlNet. Those that do not fit the loaded model are listed too, with the reason. */
 export interface Adapter {
   name: string;
+  trigger_words?: string[];
+  fits: boolean;
+  reason: string | null;
 }
 
 export interface Limits {
