@@ -51,6 +51,10 @@ ROOMS = (
     Room("worker/settings.py", ("pydantic", "pydantic_settings", "=worker", "worker.errors")),
     Room("worker/allocator.py"),
     Room("worker/describe.py", ("shared_worker", "=worker", "worker.jobs", "worker.settings")),
+    Room(
+        "worker/credentials.py",
+        ("c2pa", "cryptography", "PIL", "=worker", "worker.errors", "worker.jobs"),
+    ),
     Room("worker/measured.py"),
     Room("worker/logs.py", ("worker.jobs",)),
     Room("worker/server.py", ("uvicorn", "h11", "fastapi", "worker.errors")),
@@ -69,7 +73,7 @@ ROOMS = (
     Room("worker/state", ("pydantic", "worker.errors", "worker.jobs")),
     Room(
         "worker/engine",
-        ("numpy", "PIL", "torch", "worker.errors", "worker.jobs"),
+        ("numpy", "PIL", "torch", "=worker", "worker.errors", "worker.jobs"),
         may_for_types=("worker.models.base",),
         may_not=("asyncio",),
     ),
@@ -77,7 +81,7 @@ ROOMS = (
     Room(
         "worker/models",
         (
-            *("torch", "diffusers", "transformers", "safetensors"),
+            *("torch", "diffusers", "transformers", "safetensors", "numpy"),
             *("shared_worker.device", "worker.errors", "worker.jobs.params"),
         ),
         may_not=("asyncio",),
@@ -191,7 +195,7 @@ def test_no_file_is_long() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("worker.main", ("torch", "diffusers", "transformers")),
+        ("worker.main", ("torch", "diffusers", "transformers", "c2pa", "cryptography")),
         ("worker.jobs.service", ("pydantic", "starlette", "numpy", "torch")),
         ("worker.engine.engine", ("torch", "fastapi", "starlette", "uvicorn", "pydantic", "asyncio")),
         ("worker.engine.denoiser", ("fastapi", "starlette", "uvicorn", "pydantic", "diffusers", "transformers")),

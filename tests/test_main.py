@@ -166,9 +166,10 @@ def test_inspect_of_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_embeddings_that_are_no_folder(refusal: Refusal, model: Path) -> None:
-    said = refusal("--model", str(model), "--embedding-dir", str(model / "model_index.json"))
-    assert said == "--embedding-dir is no folder"
+@pytest.mark.parametrize("flag", ["--embedding-dir", "--control-dir"])
+def test_what_lies_beside_the_model_in_no_folder(refusal: Refusal, model: Path, flag: str) -> None:
+    said = refusal("--model", str(model), flag, str(model / "model_index.json"))
+    assert said == f"{flag} is no folder"
 
 
 def test_port_in_use(refusal: Refusal, model: Path) -> None:

@@ -27,6 +27,8 @@ WorkerError
 │   ├── InvalidInput          invalid_input
 │   ├── OutOfMemory           out_of_memory
 │   ├── NanOutput             nan_output
+│   ├── UnsafeOutput          unsafe_output
+│   ├── SigningFailed         signing_failed
 │   ├── EngineFailed          engine_failed
 │   └── Poisoned              poisoned
 └── StartError                one line on standard error, exit status 2
@@ -247,6 +249,18 @@ class NanOutput(JobFailure):
     """The model gave a picture that is not a number."""
 
     code = "nan_output"
+
+
+class UnsafeOutput(JobFailure):
+    """The safety checker flagged a picture of this job."""
+
+    code = "unsafe_output"
+
+
+class SigningFailed(JobFailure):
+    """The picture could not be given its content credentials."""
+
+    code, retriable = "signing_failed", True
 
 
 class EngineFailed(JobFailure):

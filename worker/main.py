@@ -23,6 +23,7 @@ from worker.allocator import keep_freed_memory
 from worker.app import create_app
 from worker.describe import describe_worker
 from worker.engine import sampling
+from worker.engine.encoding_pool import Sign
 from worker.engine.engine import Engine
 from worker.engine.rows import UNMEASURED_ROWS, RowLimit
 from worker.engine.runner import Runner
@@ -36,6 +37,7 @@ from worker.jobs.service import JobService
 from worker.measured import MeasuredRows, cache_file
 from worker.metrics import Metrics
 from worker.models.registry import Checkpoint, identify
+from worker.models.safety_folder import SafetyFolder
 from worker.models.schedulers import SCHEDULERS
 from worker.server import address_of, listen, make_server
 from worker.settings import Settings, read_settings
@@ -111,10 +113,15 @@ def _serve(settings: Settings, backend: Backend) -> int:
     )
     if settings.embedding_dir is not None:
         checkpoint = checkpoint.with_embeddings(settings.embedding_dir)
+    if settings.lora_dir is not None:
+        checkpoint = checkpoint.with_loras(settings.lora_dir, settings.lora_cache_bytes)
+    if settings.control_dir is not None:
+        checkpoint = checkpoint.with_controls(settings.control_dir)
+    safety, sign = _safety(settings), _sign(settings)
     journal = _journal(settings, checkpoint)
     with contextlib.closing(journal):
         listener = listen(settings.host, settings.port)
-        return asyncio.run(_run(settings, device, checkpoint, tokens, journal, listener))
+        return asyncio.run(_run(settings, device, checkpoint, tokens, safety, sign, journal, listener))
 
 
 async def _run(
@@ -122,6 +129,8 @@ async def _run(
     device: Device,
     checkpoint: Checkpoint,
     tokens: Tokens,
+    safety: SafetyFolder | None,
+    sign: Sign | None,
     journal: Journal,
     listener: socket.socket,
 ) -> int:
@@ -142,7 +151,18 @@ async def _run(
 
         fixed_rows = rows.usual if settings.numerics == "exact" else None
         load = functools.partial(checkpoint.load, device)
-        return Denoiser(load, fixed_rows=fixed_rows, on_prompt=metrics.prompt_looked_up, on_padding=metrics.padded)
+        denoiser = Denoiser(
+            load,
+            fixed_rows=fixed_rows,
+            on_prompt=metrics.prompt_looked_up,
+            on_padding=metrics.padded,
+            on_adapters=metrics.adapters_held,
+        )
+        if safety is None:
+            return denoiser
+        from worker.engine.judged import Judged
+
+        return Judged(denoiser, functools.partial(safety.load, device), settings.on_unsafe)
 
     def on_engine_events(events: Sequence[tuple[str, Event]]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
@@ -176,6 +196,7 @@ async def _run(
         model_id=checkpoint.facts.id,
         rows=rows,
         keep_images=journal.keep_images,
+        sign=sign,
         on_ready=on_engine_ready,
         on_stop=on_engine_stop,
     )
@@ -225,6 +246,26 @@ async def _run(
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _safety(settings: Settings) -> SafetyFolder | None:
+    if settings.safety_checker is not None:
+        return SafetyFolder.at(settings.safety_checker)
+    if "on_unsafe" in settings.model_fields_set:
+        raise ConfigurationError("--on-unsafe is set, but there is no --safety-checker")
+    return None
+
+
+def _sign(settings: Settings) -> Sign | None:
+    if settings.c2pa_cert is None and settings.c2pa_key is None:
+        return None
+    if settings.c2pa_cert is None or settings.c2pa_key is None:
+        raise ConfigurationError("--c2pa-cert and --c2pa-key belong together: one of them is missing")
+    try:
+        from worker.credentials import ContentCredentials  # needs an extra
+    except (ImportError, OSError, RuntimeError):  # it is not there, or its native library is not
+        raise ConfigurationError("--c2pa-cert needs the C2PA library: pip install 'sd-worker[c2pa]'") from None
+    return ContentCredentials.from_files(settings.c2pa_cert, settings.c2pa_key).sign
 
 
 def _journal(settings: Settings, checkpoint: Checkpoint) -> Journal:

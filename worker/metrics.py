@@ -53,6 +53,8 @@ class Metrics:
         self.prompts = Counter(
             "sdw_prompt_cache", "Prompts whose encoding was kept (hit) or made (miss)", ["result"], registry=registry
         )
+        self.adapters = Gauge("sdw_loras_in_memory", "LoRA adapters in memory", registry=registry)
+        self.adapter_bytes = Gauge("sdw_lora_bytes", "Memory of their weights", registry=registry)
         self.decode = Histogram(
             "sdw_decode_image_seconds", "Decoding one image", buckets=STEP_BUCKETS_S, registry=registry
         )
@@ -86,6 +88,11 @@ class Metrics:
     def padded(self, rows: int) -> None:
         """So many rows of a model call were padding."""
         self.padding.inc(rows)
+
+    def adapters_held(self, count: int, size_bytes: int) -> None:
+        """So many LoRA adapters are in memory now."""
+        self.adapters.set(count)
+        self.adapter_bytes.set(size_bytes)
 
     def encoded_image(self, seconds: float) -> None:
         """One image or preview was encoded."""

@@ -60,6 +60,22 @@ class Settings(BaseSettings):
     embedding_dir: Path | None = Field(
         None, description="folder of textual-inversion embeddings (safetensors), which prompts name as words"
     )
+    lora_dir: Path | None = Field(None, description="folder of LoRA adapters (safetensors), which jobs name")
+    lora_cache_bytes: int = Field(
+        1_000_000_000, ge=0, description="bytes of LoRA weights that stay in memory beside those in use"
+    )
+    safety_checker: Path | None = Field(
+        None, description="folder of a safety checker (StableDiffusionSafetyChecker), which looks at every picture"
+    )
+    on_unsafe: Literal["blur", "fail"] = Field("blur", description="what becomes of a picture that it flags")
+    c2pa_cert: Path | None = Field(
+        None,
+        description="certificate chain (PEM) that content credentials (C2PA) are signed with, the signer's own first",
+    )
+    c2pa_key: Path | None = Field(None, description="its private key (PEM)")
+    control_dir: Path | None = Field(
+        None, description="folder of ControlNets (diffusers folders, safetensors files), which jobs name"
+    )
     state_dir: Path | None = Field(
         None, description="where accepted jobs and finished pictures are kept, so that they outlive the process"
     )
@@ -86,7 +102,7 @@ class Settings(BaseSettings):
 
 
 ENVIRONMENT_ONLY = ("token", "orchestrator_token")
-CHOICES = ("dtype", "log_level", "log_format", "numerics")
+CHOICES = ("dtype", "log_level", "log_format", "numerics", "on_unsafe")
 ORIGIN = re.compile(r"\*|https?://[^/\s,@?#]+")
 """RFC 6454, 6.2: scheme, host and port, without a path; or any at all."""
 OTHER_NAMES = {"orchestrator_url": "callback_url", "model_configuration": "model_config"}

@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests.fakes import PATIENCE_S, SECRET, Instant, Sketch, StepByStep, paint
 from worker import errors
 from worker.engine.runner import DeviceLost, Drawing, Pixels
 from worker.jobs.params import JobParams
+from worker.jobs.tiling import cut
 
 NONSENSE = np.zeros((2, 2, 7), dtype=np.uint8)
 """Pixels that no encoder takes."""
@@ -120,6 +122,32 @@ class LosesDeviceWhileEncoding(HoldsEncoders):
         if any(drawing.seed != self._seed for drawing in batch):
             assert self.held.reached.wait(PATIENCE_S)
             raise DeviceLost(SECRET)
+
+
+class InTiles(StepByStep):
+    """Every image in four tiles of half its sides and a little; each of them painted as the whole is there."""
+
+    def open(self, params: JobParams) -> list[Sketch]:
+        side = params.width // 2 + 8
+        tiles = cut(params.width, params.height, side, side, 8)
+        return [
+            replace(sketch, key=(side, side), width=side, height=side, pixels=side**2, tile=tile, tiles=len(tiles))
+            for sketch in super().open(params)
+            for tile in tiles
+        ]
+
+    def preview(self, drawing: Sketch) -> Pixels:
+        return self._part(drawing)[::8, ::8]
+
+    def finish(self, drawing: Sketch) -> Pixels:
+        self.finished.append(drawing.seed)
+        return self._part(drawing)
+
+    def _part(self, drawing: Sketch) -> Pixels:
+        tile = drawing.tile
+        assert tile is not None
+        whole = paint(drawing.seed, tile.left + tile.width, tile.top + tile.height)
+        return whole[tile.top :, tile.left :]
 
 
 class CallsWhenOpening(Instant):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,22 @@ from worker.models.schedulers import make_scheduler
 COLOURS = torch.tensor([[0.3, -0.2, 0.1], [0.1, 0.4, -0.3], [-0.2, 0.1, 0.2], [0.0, -0.3, 0.4], [0.1, -0.1, 0.2]])
 """What the formula's pixels are of its latents.  # [C + 1, 3]"""
 
+NO_EFFECT = "negative_prompt: it has no effect without guidance by a second row"
+
+
+class NoAdapters:
+    """Of a worker without LoRAs; also what a job has of them."""
+
+    held = (0, 0)
+    loras = text_loras = warnings = ()
+
+    def load(self, loras: Sequence[object]) -> NoAdapters:
+        assert not loras
+        return self
+
+    def active(self, sets: Sequence[object]) -> AbstractContextManager[None]:
+        return nullcontext()
+
 
 class Formula:
     """Predicts a mix of the latent, the timestep and the prompt; remembers how many rows it was asked for."""
@@ -28,6 +45,7 @@ class Formula:
     facts = replace(FACTS, width=32, height=32)
     device = torch.device("cpu")
     dtype = torch.float32
+    adapters = NoAdapters()
     takes_mask = False
     scheduler_config: Mapping[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
@@ -217,8 +235,19 @@ def test_what_is_to_be_said_of_the_texts_goes_with_every_drawing() -> None:
     guided = denoiser.open(small(prompt="a b", negative_prompt="c", num_images=2))
     assert {drawing.warnings for drawing in guided} == {("prompt: of a", "prompt: of b", "negative_prompt: of c")}
     [alone] = denoiser.open(small(prompt="a", negative_prompt="c", guidance_scale=1.0))
-    assert alone.warnings == ("prompt: of a",)
+    assert alone.warnings == ("prompt: of a", NO_EFFECT)
     assert denoiser.open(small(prompt=""))[0].warnings == ()
+
+
+def test_a_negative_prompt_without_guidance_is_told_to_have_no_effect() -> None:
+    denoiser = loaded(Formula())
+    [unguided] = denoiser.open(small(negative_prompt="green", guidance_scale=1.0))
+    assert unguided.warnings == (NO_EFFECT,)
+    for nothing in (None, ""):
+        [unguided] = denoiser.open(small(negative_prompt=nothing, guidance_scale=1.0))
+        assert unguided.warnings == ()
+    [guided] = denoiser.open(small(negative_prompt="green", guidance_scale=2.0))
+    assert guided.warnings == ()
 
 
 # Stepping

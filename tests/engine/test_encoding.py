@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
 from tests.fakes import PNG, make_params, paint
+from worker import __version__
 from worker.engine.encoding import describe_parameters, encode_image, encode_preview
-from worker.jobs.params import ImageFormat, OutputParams, PreviewParams
+from worker.jobs.params import ControlParams, ImageFormat, OutputParams, Picture, Preprocessor, PreviewParams, Task
+from worker.jobs.provenance import DigitalSource
+
+GENERATED = DigitalSource.GENERATED
 
 PICTURE = paint(seed=9, width=48, height=32)
 TEXT = "a red circle, ünknöwn 🦓\nSteps: 4"
@@ -21,35 +26,56 @@ def opened(data: bytes) -> Image.Image:
 
 
 def test_a_png_holds_every_pixel_as_it_was() -> None:
-    assert np.array_equal(np.asarray(opened(encode_image(PICTURE, PNG, None))), PICTURE)
+    assert np.array_equal(np.asarray(opened(encode_image(PICTURE, PNG, GENERATED, None))), PICTURE)
 
 
 @pytest.mark.parametrize("format", [ImageFormat.WEBP, ImageFormat.JPEG])
 def test_the_lossy_formats_obey_the_quality(format: ImageFormat) -> None:
-    poor, good = (encode_image(PICTURE, OutputParams(format, quality, False, False), None) for quality in (5, 95))
+    outputs = (OutputParams(format, quality, False, False) for quality in (5, 95))
+    poor, good = (encode_image(PICTURE, output, GENERATED, None) for output in outputs)
     assert opened(good).format == opened(poor).format == format.value.upper()
     assert opened(good).size == (48, 32)
     assert len(poor) < len(good)
 
 
 def test_the_parameters_stand_in_a_png_where_other_tools_look() -> None:
-    picture = opened(encode_image(PICTURE, PNG, TEXT))
+    picture = opened(encode_image(PICTURE, PNG, GENERATED, TEXT))
     assert picture.info["parameters"] == TEXT
 
 
 @pytest.mark.parametrize("format", [ImageFormat.WEBP, ImageFormat.JPEG])
 def test_the_parameters_stand_in_the_exif_comment_of_the_others(format: ImageFormat) -> None:
-    exif = opened(encode_image(PICTURE, OutputParams(format, 90, False, True), TEXT)).getexif()
+    exif = opened(encode_image(PICTURE, OutputParams(format, 90, False, True), GENERATED, TEXT)).getexif()
     comment = exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
     assert comment[:8] == b"UNICODE\0"
     assert comment[8:].decode("utf-16-be") == TEXT
 
 
 @pytest.mark.parametrize("format", list(ImageFormat))
-def test_without_parameters_nothing_is_written_into_the_picture(format: ImageFormat) -> None:
-    picture = opened(encode_image(PICTURE, OutputParams(format, 90, False, False), None))
+def test_without_parameters_there_is_nothing_of_them_in_the_picture(format: ImageFormat) -> None:
+    picture = opened(encode_image(PICTURE, OutputParams(format, 90, False, False), GENERATED, None))
     assert "parameters" not in picture.info
     assert not picture.getexif().get_ifd(ExifTags.IFD.Exif)
+
+
+@pytest.mark.parametrize("text", [TEXT, None])
+@pytest.mark.parametrize("source", list(DigitalSource))
+@pytest.mark.parametrize("format", list(ImageFormat))
+def test_every_picture_says_that_a_model_made_it(format: ImageFormat, source: DigitalSource, text: str | None) -> None:
+    data = encode_image(PICTURE, OutputParams(format, 90, False, text is not None), source, text)
+    picture = opened(data)
+    [[description]] = ElementTree.fromstring(picture.info["xmp"])  # noqa: S314 - our own
+    assert description.get("{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType") == source.value
+    assert description.get("{http://ns.adobe.com/xap/1.0/}CreatorTool") == f"sd-worker {__version__}"
+    software = picture.info.get("Software") or picture.getexif().get(ExifTags.Base.Software)
+    assert software == f"sd-worker {__version__}"
+    assert encode_image(PICTURE, OutputParams(format, 90, False, text is not None), source, text) == data
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_what_begins_with_a_picture_is_composite(task: Task) -> None:
+    generated = task is Task.TEXT_TO_IMAGE
+    assert DigitalSource.of(task) is (GENERATED if generated else DigitalSource.COMPOSITE)
 
 
 def test_the_parameters_are_told_as_stable_diffusion_tools_tell_them() -> None:
@@ -58,6 +84,14 @@ def test_the_parameters_are_told_as_stable_diffusion_tools_tell_them() -> None:
         "a star\n"
         "Negative prompt: blurry\n"
         "Steps: 20, Sampler: euler, CFG scale: 7.5, Seed: 42, Size: 128x64, Model: builtin"
+    )
+    picture = Picture(8, 8, 3, b"PNG")
+    edges = ControlParams("edges", picture, 0.5, 0.0, 0.8, Preprocessor.CANNY)
+    controls = (edges, ControlParams("x", picture, 1.0, 0.0, 1.0))
+    assert describe_parameters(make_params(controls=controls), 42, "builtin").endswith(
+        "Model: builtin, "
+        'ControlNet 0: "Module: canny, Model: edges, Weight: 0.5, Guidance Start: 0, Guidance End: 0.8", '
+        'ControlNet 1: "Module: none, Model: x, Weight: 1, Guidance Start: 0, Guidance End: 1"'
     )
     assert "Negative" not in describe_parameters(make_params(negative_prompt=""), 1, "builtin")
 

@@ -24,7 +24,7 @@ GROWING = FIXED | {
     "base_shift": 0.5,
     "max_shift": 1.15,
 }
-SIZES = ((32, 32), (64, 64), (128, 128), (96, 160))
+SIZES = ((32, 32), (128, 128), (96, 160))
 
 
 def stock(config: dict[str, Any], steps: int, size: tuple[int, int], *, even: bool) -> FlowMatchEulerDiscreteScheduler:
@@ -36,12 +36,10 @@ def stock(config: dict[str, Any], steps: int, size: tuple[int, int], *, even: bo
     return scheduler
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 28, 150])
+@pytest.mark.parametrize("steps", [1, 5, 28])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("even", [False, True])
-@pytest.mark.parametrize(
-    "config", [FIXED, FIXED | {"shift": 1.0}, GROWING, GROWING | {"time_shift_type": "linear"}, {"shift": 6.0} | FIXED]
-)
+@pytest.mark.parametrize("config", [FIXED, FIXED | {"shift": 1.0}, GROWING, GROWING | {"time_shift_type": "linear"}])
 def test_sigmas_and_pictures_are_the_schedulers(
     config: dict[str, Any], even: bool, size: tuple[int, int], steps: int
 ) -> None:
@@ -98,8 +96,9 @@ def test_the_kind_of_noise_is_what_the_scheduler_says() -> None:
         {"use_karras_sigmas": True},
         {"use_exponential_sigmas": True},
         {"use_beta_sigmas": True},
+        {"use_dynamic_shifting": True, "time_shift_type": "cubic"},
     ],
 )
 def test_what_is_not_built_is_refused_and_not_guessed(changes: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedSchedule, match=next(iter(changes))):
+    with pytest.raises(UnsupportedSchedule, match=list(changes)[-1]):
         FlowSchedule.from_config(FIXED | changes)

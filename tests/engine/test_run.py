@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+from tests.engine.fakes import InTiles
 from tests.engine.rig import Journal
-from tests.fakes import Instant, Sketch, Warns, make_params
+from tests.fakes import Instant, Sketch, Warns, make_params, paint
 from worker.engine.outbox import Outbox
 from worker.engine.run import JobRun, Pictures
 from worker.jobs.events import Cancelled, CancelReason, Completed, Failed, Image, Progress, Timings
@@ -42,12 +43,26 @@ def test_what_its_images_say_is_said_once() -> None:
 def test_timings_add_up() -> None:
     run = run_of(num_images=2)
     run.denoised()
-    run.decoded(0.25)
-    run.decoded(0.5)
+    for drawing, seconds in zip(list(run.drawings), (0.25, 0.5), strict=True):
+        assert run.decoded(drawing, paint(1, 8, 8), seconds) is not None
     assert run.undecoded == 0
     timings = run.final_timings()
     assert timings.decode_s == 0.75
     assert None not in (timings.queue_s, timings.encode_s, timings.denoise_s, timings.total_s)
+
+
+def test_an_image_is_there_with_its_last_tile() -> None:
+    run: JobRun[Sketch] = JobRun(Work("job", make_params(num_images=2)))
+    run.opened(InTiles().open(run.work.params))
+    assert run.undecoded == 8
+    assert [drawing.index for drawing in run.shown] == [0] * 4
+    first, second = run.drawings[:4], run.drawings[4:]
+    pixels = paint(1, 8, 8)
+    assert [run.decoded(one, pixels, 0.1) for one in (*first[:3], second[0])] == [None] * 4
+    pieces = run.decoded(first[3], pixels, 0.1)
+    assert pieces is not None
+    assert [tile for tile, _ in pieces] == [one.tile for one in first]
+    assert (run.undecoded, run.drawings) == (3, second[1:])
 
 
 def test_a_job_that_never_drew_has_no_time_for_it() -> None:

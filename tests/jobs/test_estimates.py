@@ -22,7 +22,7 @@ def snapshot(*loads: Load, waiting: tuple[str, ...] = (), pace: Pace | None = PA
         ([Load(2, 10, 1)], [2.0]),  # 0.1 + 2 x 0.05 a step
         ([Load(2, 10, 1), Load(2, 4, 1)], [3.0, 1.2]),  # both in each call of 0.3 s
         ([Load(2, 4, 1), Load(2, 10, 1), Load(2, 5, 1)], [1.2, 3.0, 2.7]),  # the third takes the first one's rows
-        ([Load(8, 5, 4)], [1.5]),  # more rows than a call has: as good as it gets
+        ([Load(8, 5, 4)], [3.0]),  # more rows than a call has: two calls a step
         ([Load(0, 0, 0), Load(1, 4, 1)], [0.0, 0.6]),
     ],
 )

@@ -14,9 +14,11 @@ from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DCondi
 from tests.models import tiny_parts as parts
 from tests.models.tiny import SCHEDULER_CONFIG, SIDE_PX, WIDTH, write_tiny
 from worker.jobs.params import Task
+from worker.models.registry import DEFAULTS_FILE
 
 SDXL_SCHEDULER = SCHEDULER_CONFIG | {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}
 FEW_STEPS_SCHEDULER = SDXL_SCHEDULER | {"timestep_spacing": "trailing"}
+CONSISTENCY_SCHEDULER = SCHEDULER_CONFIG | {"_class_name": "LCMScheduler", "original_inference_steps": 50}
 FLOW_SCHEDULER = {
     "_class_name": "FlowMatchEulerDiscreteScheduler",
     "_diffusers_version": "0.29.0",
@@ -45,6 +47,7 @@ def write_sdxl(
     takes_mask: bool = False,
     scheduler: Mapping[str, Any] = SDXL_SCHEDULER,
     vae: Mapping[str, Any] | None = None,
+    unet: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> Path:
     """Two text encoders, of which the second projects; its tokenizer pads with another token."""
@@ -52,7 +55,8 @@ def write_sdxl(
         torch.manual_seed(1)
         one = parts.clip_tokenizer(folder / "tokenizer")
         two = parts.clip_tokenizer(folder / "tokenizer_2", pad="!")
-        unet = UNet2DConditionModel(
+        denoiser = UNet2DConditionModel(
+            **(unet or {}),
             sample_size=SIDE_PX // 2,
             in_channels=9 if takes_mask else 4,
             block_out_channels=(32, 64),
@@ -69,8 +73,8 @@ def write_sdxl(
             norm_num_groups=8,
         )
         with torch.no_grad():
-            unet.conv_out.weight *= 3
-            for name, parameter in unet.named_parameters():
+            denoiser.conv_out.weight *= 3
+            for name, parameter in denoiser.named_parameters():
                 if "attn2" in name or "add_embedding" in name:
                     parameter *= 3
         kind = "StableDiffusionXLInpaintPipeline" if takes_mask else "StableDiffusionXLPipeline"
@@ -80,7 +84,7 @@ def write_sdxl(
             text_encoder_2=parts.clip(two, projects=True),
             tokenizer=one,
             tokenizer_2=two,
-            unet=unet,
+            unet=denoiser,
             scheduler=diffusers.EulerDiscreteScheduler.from_config(SDXL_SCHEDULER),
             add_watermarker=False,
             **config,
@@ -150,6 +154,8 @@ def write_flux(folder: Path, *, dev: bool = True) -> Path:
             text_encoder_2=parts.t5(two),
             tokenizer_2=two,
         ).save_pretrained(folder)
+    # FLUX's configuration names no size, and its usual one is a hundred times too large for these parts.
+    (folder / DEFAULTS_FILE).write_text(json.dumps({"width": SIDE_PX, "height": SIDE_PX}), encoding="utf-8")
     return _rescheduled(folder, GROWING_SCHEDULER if dev else FLOW_SCHEDULER | {"shift": 1.0})
 
 

@@ -67,6 +67,12 @@ def original_unet(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]
     return {UNET + unet_name(name, layers, blocks): tensor for name, tensor in tensors.items()}
 
 
+def original_controlnet(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """A ControlNet's, without what names begin with where it was saved with a model around it."""
+    layers, blocks = config["layers_per_block"], config["down_block_types"]
+    return {_control_name(name, layers, blocks): tensor for name, tensor in tensors.items()}
+
+
 def original_vae(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """A VAE's; its attention was published as convolutions of one pixel."""
     return {
@@ -106,6 +112,21 @@ def original_open_clip(
     width = plain["final_layer_norm.weight"].shape[0]
     none = plain["final_layer_norm.weight"].new_zeros(width, width)
     return named | {f"{prefix}text_projection": plain.get("text_projection.weight", none).T}
+
+
+def _control_name(name: str, layers: int, blocks: list[str]) -> str:
+    match name.split("."):
+        case ["controlnet_cond_embedding", "conv_in", kind]:
+            return f"input_hint_block.0.{kind}"
+        case ["controlnet_cond_embedding", "blocks", number, kind]:
+            return f"input_hint_block.{2 * int(number) + 2}.{kind}"
+        case ["controlnet_cond_embedding", "conv_out", kind]:
+            return f"input_hint_block.14.{kind}"
+        case ["controlnet_down_blocks", number, kind]:
+            return f"zero_convs.{number}.0.{kind}"
+        case ["controlnet_mid_block", kind]:
+            return f"middle_block_out.0.{kind}"
+    return unet_name(name, layers, blocks)
 
 
 def _weights(part: Path) -> dict[str, torch.Tensor]:

@@ -32,18 +32,6 @@ from worker.models.registry import identify
 from worker.models.schedulers import SCHEDULERS
 
 ALONE_DB, IN_COMPANY_DB = 40.0, 35.0
-VARIANTS: dict[str, Callable[[Path], Path]] = {
-    "sd 1.x": write_tiny,
-    "sd inpainting": lambda folder: write_tiny(folder, takes_mask=True),
-    "sd 2.x, v-prediction": families.write_sd2,
-    "sdxl base": families.write_sdxl,
-    "sdxl few steps": lambda folder: families.write_sdxl(folder, scheduler=families.FEW_STEPS_SCHEDULER),
-    "sdxl inpainting": lambda folder: families.write_sdxl(folder, takes_mask=True),
-    "sd3 3": families.write_sd3,
-    "sd3 3.5, without T5": lambda folder: families.write_sd3(folder, newer=True, with_t5=False),
-    "flux dev": families.write_flux,
-    "flux schnell": lambda folder: families.write_flux(folder, dev=False),
-}
 KINDS = {
     "one step": "euler",
     "multistep": "dpmpp_2m",
@@ -54,6 +42,40 @@ KINDS = {
     "flow": "flow_euler",
 }
 """A kind of sampler, and the one that stands for it here."""
+FEW = ("one step", "stochastic", "few steps")
+"""Those that checkpoints of few steps are drawn with."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a model of a family's variant is written into a folder, and the kinds of sampler it is measured with."""
+
+    write: Callable[[Path], Path]
+    kinds: tuple[str, ...] = tuple(KINDS)
+
+
+def few_steps(folder: Path) -> Path:
+    return families.write_sdxl(folder, scheduler=families.FEW_STEPS_SCHEDULER)
+
+
+def consistency(folder: Path) -> Path:
+    scheduler = families.CONSISTENCY_SCHEDULER
+    return families.write_sdxl(folder, scheduler=scheduler, unet={"time_cond_proj_dim": 16})
+
+
+VARIANTS = {
+    "sd 1.x": Variant(write_tiny),
+    "sd inpainting": Variant(lambda folder: write_tiny(folder, takes_mask=True)),
+    "sd 2.x, v-prediction": Variant(families.write_sd2),
+    "sdxl base": Variant(families.write_sdxl),
+    "sdxl few steps": Variant(few_steps, FEW),
+    "sdxl consistency": Variant(consistency, FEW),
+    "sdxl inpainting": Variant(lambda folder: families.write_sdxl(folder, takes_mask=True)),
+    "sd3 3": Variant(families.write_sd3),
+    "sd3 3.5, without T5": Variant(lambda folder: families.write_sd3(folder, newer=True, with_t5=False)),
+    "flux dev": Variant(families.write_flux),
+    "flux schnell": Variant(lambda folder: families.write_flux(folder, dev=False)),
+}
 PROMPTS = ("a red circle on the left", "a large yellow star", "the blue ring and a green square")
 STEPS, STRENGTH = 6, 0.5
 
@@ -135,13 +157,13 @@ def asked(task: Task, sampler: str, number: int) -> JobParams:
     )
 
 
-def measure(loaded: Loaded) -> list[Cell]:
-    """All tasks and kinds of sampler that the variant has."""
+def measure(loaded: Loaded, kinds: tuple[str, ...]) -> list[Cell]:
+    """All tasks that the model has, by all of `kinds` that it can be drawn with."""
     facts = loaded.checkpoint.facts
     jobs = [
         (kind, asked(task, sampler, number))
         for number, (task, (kind, sampler)) in enumerate(
-            (task, pair) for task in facts.tasks for pair in KINDS.items() if pair[1] in facts.samplers
+            (task, (kind, KINDS[kind])) for task in facts.tasks for kind in kinds if KINDS[kind] in facts.samplers
         )
     ]
     stocks = {task: loaded.stock(task) for task in facts.tasks}
@@ -176,9 +198,9 @@ def main() -> int:
     print(f"| {'model':<20} | {'task':<14} | " + " | ".join(f"{kind:<10}" for kind in KINDS) + " |")
     print("|---" * (2 + len(KINDS)) + "|")
     failed = 0
-    for variant, write in VARIANTS.items():
+    for variant, made in VARIANTS.items():
         with tempfile.TemporaryDirectory() as folder:
-            cells = measure(Loaded.of(write(Path(folder) / "tiny")))
+            cells = measure(Loaded.of(made.write(Path(folder) / "tiny")), made.kinds)
         failed += sum(not cell.holds for cell in cells)
         print(*rows(variant, cells), sep="\n", flush=True)
     print(f"\n{failed or 'none'} below, {time.monotonic() - started:.0f} s")

@@ -11,7 +11,7 @@ import torch
 
 from shared_worker.device import find_device
 from tests.models import families
-from tests.models.parity import ALONE_DB, IN_COMPANY_DB, Loaded
+from tests.models.parity import ALONE_DB, IN_COMPANY_DB, Loaded, consistency, few_steps
 from tests.models.test_sd import one_thread
 from tests.models.tiny import job, psnr_db
 from tests.schedulers import SCHEDULERS
@@ -81,6 +81,29 @@ def test_in_company_every_job_stays_what_it_is(loaded: Loaded, stock: Callable[.
     for asked, pictures in zip(jobs, loaded.draw(*jobs, join_every=2), strict=True):
         for index, picture in enumerate(pictures):
             assert psnr_db(picture, stock(asked, index)) >= IN_COMPANY_DB, asked
+
+
+def test_guidance_as_an_input_costs_no_second_row(tmp_path: Path) -> None:
+    own = Loaded.of(consistency(tmp_path / "tiny"))
+    facts = own.checkpoint.facts
+    assert (facts.sampler, facts.steps, facts.guidance_scale) == ("lcm", 4, 8.0)
+    strong, weak = job(sampler="lcm", guidance_scale=8.0, steps=4), job(sampler="lcm", guidance_scale=2.0, steps=4)
+    assert [drawing.rows for drawing in own.denoiser.open(strong)] == [1]
+    [first], [second] = own.draw(strong, weak)
+    assert psnr_db(first, second) < 40, "it is not for nothing"
+    stock = own.stock(Task.TEXT_TO_IMAGE)
+    assert psnr_db(first, stock(strong)) >= IN_COMPANY_DB
+    assert psnr_db(second, stock(weak)) >= IN_COMPANY_DB
+
+
+def test_few_steps_are_not_guided_unless_asked(tmp_path: Path) -> None:
+    own = Loaded.of(few_steps(tmp_path / "tiny"))
+    facts = own.checkpoint.facts
+    assert (facts.sampler, facts.steps, facts.guidance_scale) == ("euler", 4, 1.0)
+    asked = job(sampler=facts.sampler, steps=facts.steps, guidance_scale=facts.guidance_scale)
+    assert [drawing.rows for drawing in own.denoiser.open(asked)] == [1]
+    [[drawn]] = own.draw(asked)
+    assert psnr_db(drawn, own.stock(Task.TEXT_TO_IMAGE)(asked)) >= ALONE_DB
 
 
 @pytest.mark.parametrize(("dtype", "overflows", "used"), [

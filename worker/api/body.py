@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from worker.api.checks import size_of, unmet_limits
 from worker.api.pictures import Pictures, read_pictures
-from worker.api.request import DEFAULT_STRENGTH, JobRequest
+from worker.api.request import DEFAULT_STRENGTH, UPSCALE_STRENGTH, JobRequest, UpscaleRequest
 from worker.errors import BodyTooLarge, FieldFault, InvalidRequest, MalformedBody, ModelMismatch, UnsupportedMediaType
 from worker.jobs.params import (
     ControlParams,
@@ -33,13 +33,15 @@ from worker.jobs.params import (
     PreviewParams,
     Priority,
     Task,
+    UpscaleParams,
 )
+from worker.jobs.tiling import cut, drawn_size
 
 Parsed = TypeVar("Parsed")
 
 RANDOM_SEEDS = 2**32
 PICTURE_FIELDS = (b'"image"', b'"mask"', b'"controls"')
-NESTED = frozenset({"preview", "output", "loras", "controls"})
+NESTED = frozenset({"preview", "output", "loras", "controls", "upscale"})
 """Fields that are objects: not looked at further where anything of a body is not of its type."""
 MAX_FIELDS = 200
 MAX_QUOTES_AND_COMMAS = 20_000
@@ -129,6 +131,7 @@ def parse_job(body: bytes, facts: ModelFacts, limits: Limits) -> JobParams:
 def _with_defaults(asked: JobRequest, pictures: Pictures, facts: ModelFacts, limits: Limits) -> JobParams:
     preview, output, task = asked.preview, asked.output, Task(asked.task)
     width, height = size_of(asked, pictures, facts)
+    usual_strength = UPSCALE_STRENGTH if task is Task.UPSCALE else DEFAULT_STRENGTH
     return JobParams(
         task=task,
         prompt=asked.prompt,
@@ -148,13 +151,19 @@ def _with_defaults(asked: JobRequest, pictures: Pictures, facts: ModelFacts, lim
         labels=asked.labels,
         image=pictures.image,
         mask=pictures.mask,
-        strength=(asked.strength or DEFAULT_STRENGTH) if task.takes_image else None,
+        strength=(asked.strength or usual_strength) if task.takes_image else None,
         loras=tuple(LoraParams(one.name, one.scale) for one in asked.loras),
         controls=tuple(
             ControlParams(one.name, image, one.scale, one.start, one.end, Preprocessor(one.preprocessor))
             for one, image in zip(asked.controls, pictures.controls, strict=True)
         ),
+        upscale=_upscale(asked.upscale or UpscaleRequest(), width, height, facts) if task is Task.UPSCALE else None,
     )
+
+
+def _upscale(asked: UpscaleRequest, width: int, height: int, facts: ModelFacts) -> UpscaleParams:
+    tiles = cut(*drawn_size(width, height, facts.multiple), facts.width, facts.height, facts.multiple)
+    return UpscaleParams(asked.factor, asked.upscaler, len(tiles))
 
 
 def field_faults(invalid: ValidationError) -> list[FieldFault]:

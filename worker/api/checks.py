@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from worker.api.pictures import Pictures
-from worker.api.request import MAX_SEED, ControlRequest, JobRequest, LoraRequest
+from worker.api.request import MAX_SEED, ControlRequest, JobRequest, LoraRequest, UpscaleRequest
 from worker.errors import FieldFault
 from worker.jobs.params import ControlFacts, Limits, LoraFacts, ModelFacts, Task
 
@@ -17,11 +17,19 @@ def unmet_limits(asked: JobRequest, pictures: Pictures, facts: ModelFacts, limit
     faults = _adapters(asked, facts)
     width, height = size_of(asked, pictures, facts)
     steps = asked.steps or facts.steps
-    if Task(asked.task) in facts.tasks:
-        faults += _pictures_of_task(asked)
+    task = Task(asked.task)
+    if task in facts.tasks:
+        faults += _pictures_of_task(asked) + _upscale(asked, facts)
     else:
         faults.append(FieldFault("task", f"must be one of {', '.join(facts.tasks)}"))
     for name, given, side in (("width", asked.width, width), ("height", asked.height, height)):
+        if task is Task.UPSCALE:
+            if given is not None:
+                faults.append(FieldFault(name, "is that of the image times upscale.factor"))
+            if pictures.image is not None and not limits.min_side_px <= side <= limits.max_side_px:
+                told = f"becomes {side} pixels; from {limits.min_side_px} to {limits.max_side_px} are drawn"
+                faults.append(FieldFault("image", f"its {name} {told}"))
+            continue
         if given is None and pictures.image is not None:
             if not limits.min_side_px <= side <= limits.max_side_px:
                 told = f"is {side} pixels; give a {name} from {limits.min_side_px} to {limits.max_side_px}"
@@ -34,7 +42,8 @@ def unmet_limits(asked: JobRequest, pictures: Pictures, facts: ModelFacts, limit
     if max(width, height) > limits.max_side_px:
         pass  # what follows from too long a side is no fault of other fields
     elif width * height > limits.max_pixels:
-        faults.append(FieldFault("width", f"width x height must be at most {limits.max_pixels}"))
+        field = "image" if task is Task.UPSCALE else "width"
+        faults.append(FieldFault(field, f"width x height must be at most {limits.max_pixels}"))
     elif width * height * steps * asked.num_images > limits.max_work:
         faults.append(FieldFault("steps", f"width x height x steps x num_images must be at most {limits.max_work}"))
     if (asked.seed or 0) + asked.num_images - 1 > MAX_SEED:
@@ -53,6 +62,9 @@ def unmet_limits(asked: JobRequest, pictures: Pictures, facts: ModelFacts, limit
 def size_of(asked: JobRequest, pictures: Pictures, facts: ModelFacts) -> tuple[int, int]:
     """Width and height of what is to be drawn."""
     usual = pictures.image or facts
+    if Task(asked.task) is Task.UPSCALE:
+        factor = asked.upscale.factor if asked.upscale else UpscaleRequest().factor
+        return usual.width * factor, usual.height * factor
     return asked.width or usual.width, asked.height or usual.height
 
 
@@ -60,7 +72,7 @@ def _pictures_of_task(asked: JobRequest) -> list[FieldFault]:
     """Fields that belong to a task are asked for by that one, and refused by the others."""
     task = Task(asked.task)
     fields = (
-        ("image", asked.image, task.takes_image, "image-to-image and inpainting"),
+        ("image", asked.image, task.takes_image, "image-to-image, inpainting and upscale"),
         ("mask", asked.mask, task is Task.INPAINTING, "inpainting"),
     )
     faults = []
@@ -70,7 +82,18 @@ def _pictures_of_task(asked: JobRequest) -> list[FieldFault]:
         elif value is not None and not taken:
             faults.append(FieldFault(name, f"is for {tasks} alone"))
     if asked.strength is not None and not task.takes_image:
-        faults.append(FieldFault("strength", "is for image-to-image and inpainting alone"))
+        faults.append(FieldFault("strength", "is for image-to-image, inpainting and upscale alone"))
+    return faults
+
+
+def _upscale(asked: JobRequest, facts: ModelFacts) -> list[FieldFault]:
+    if Task(asked.task) is not Task.UPSCALE:
+        return [] if asked.upscale is None else [FieldFault("upscale", "is for upscale alone")]
+    faults = []
+    if asked.upscale is not None and asked.upscale.upscaler not in facts.upscalers:
+        faults.append(FieldFault("upscale.upscaler", f"must be one of {', '.join(facts.upscalers)}"))
+    if asked.controls:  # a control picture belongs to a whole picture
+        faults.append(FieldFault("controls", "is not for upscale"))
     return faults
 
 

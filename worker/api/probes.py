@@ -62,6 +62,7 @@ def router(
             "worker": worker_info().model_dump(mode="json"),
             "model": model,
             **offered,
+            "upscalers": list(facts.upscalers),
             "limits": asdict(service.limits),
         }
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 MAX_SEED = 2**63 - 1
 DEFAULT_QUALITY = 90
 DEFAULT_STRENGTH = 0.8
+UPSCALE_STRENGTH = 0.35
 MAX_ADAPTERS = 8
 """Of each kind, in one job."""
 
@@ -65,10 +66,17 @@ class ControlRequest(Strict):
     )
 
 
+class UpscaleRequest(Strict):
+    """How a picture is made larger."""
+
+    factor: Literal[2, 4] = Field(2, description="how often as wide and as high it becomes")
+    upscaler: Text = Field("latent", min_length=1, max_length=200, description="a name from `upscalers` in `/v1/info`")
+
+
 class JobRequest(Strict):
     """What to draw. Fields that are left out take the loaded model's defaults, shown by `GET /v1/info`."""
 
-    task: Literal["text-to-image", "image-to-image", "inpainting"] = "text-to-image"
+    task: Literal["text-to-image", "image-to-image", "inpainting", "upscale"] = "text-to-image"
     prompt: Text = Field(min_length=1, max_length=4000, examples=["a red circle on a blue background"])
     negative_prompt: Text | None = Field(None, max_length=4000)
     width: int | None = Field(
@@ -89,8 +97,12 @@ class JobRequest(Strict):
         None, min_length=1, description="for inpainting: base64 of a PNG, JPEG or WebP; what is white is painted anew"
     )
     strength: float | None = Field(
-        None, gt=0, le=1, description=f"how much of `image` is given up; {DEFAULT_STRENGTH} if left out"
+        None,
+        gt=0,
+        le=1,
+        description=f"how much of `image` is given up; if left out {DEFAULT_STRENGTH}, for upscale {UPSCALE_STRENGTH}",
     )
+    upscale: UpscaleRequest | None = Field(None, description="for upscale: by what, and to how many times its size")
     loras: list[LoraRequest] = Field(default_factory=list, max_length=MAX_ADAPTERS)
     controls: list[ControlRequest] = Field(default_factory=list, max_length=MAX_ADAPTERS)
     preview: PreviewRequest | None = None

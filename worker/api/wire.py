@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
@@ -62,6 +63,7 @@ def params_json(params: JobParams) -> Json:
         "image": params.image and _size(params.image),
         "mask": params.mask and _size(params.mask),
         "strength": params.strength,
+        "upscale": params.upscale and asdict(params.upscale),
         "loras": [{"name": one.name, "scale": one.scale} for one in params.loras],
         "controls": [
             {

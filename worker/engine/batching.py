@@ -51,7 +51,9 @@ class Batching:
         if share.calls % OLDEST_FIRST_EVERY:
             candidates = sorted(candidates, key=lambda one: (one.step > 0, one.job_left, one.step))
         batch = fill(candidates, max_rows(key, candidates[0].pixels))
-        share.had += sum(one.rows * one.pixels for one in batch) / sum(one.rows for one in candidates)
+        # An image of which few tiles are left is still an image.
+        wanted = max(sum(one.share for one in candidates), candidates[0].rows)
+        share.had += sum(one.rows * one.pixels for one in batch) / wanted
         return batch
 
 

@@ -16,6 +16,7 @@ import torch
 from worker.engine import preview, sampling
 from worker.engine.beginning import Kept, Source
 from worker.engine.cache import Cache
+from worker.engine.control import Controls, open_controls, said_of, stacked
 from worker.engine.device_errors import mapped_errors
 from worker.engine.device_memory import DeviceMemory
 from worker.engine.runner import Drawing, Pixels
@@ -24,10 +25,11 @@ from worker.engine.sampling.read_off import read_off
 from worker.engine.sampling.schedule import NoiseSchedule, UnsupportedSchedule
 from worker.engine.sampling.schedules import Schedule, read_schedule
 from worker.errors import InvalidInput, ModelUnusable, NanOutput
-from worker.jobs.params import JobParams
+from worker.jobs.params import JobParams, LoraParams
+from worker.jobs.tiling import cut, drawn_size
 
 if TYPE_CHECKING:
-    from worker.models.base import Conditioning, Model
+    from worker.models.base import AdapterSet, Conditioning, Model
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -49,7 +51,9 @@ class LatentDrawing(Drawing):
     frame: Mapping[str, torch.Tensor]
     """What its rows have beside the text.  # each [1, ...]"""
     guidance_scale: float
+    adapters: AdapterSet
     kept: Kept | None = None
+    controls: Controls = ()
 
     @property
     def latent(self) -> torch.Tensor:
@@ -68,7 +72,7 @@ class Denoiser:
     With `fixed_rows` the model always sees so many rows, the rest of them padding. Another number of rows takes other
     kernels, which round otherwise; with the same number a picture's bytes are the same alone and in any company.
     `on_prompt` hears of every prompt whether its encoding was kept from an earlier job, `on_padding` how many rows of
-    a call were padding.
+    a call were padding, `on_adapters` how many LoRA adapters are in memory, and their bytes.
     """
 
     def __init__(
@@ -78,11 +82,13 @@ class Denoiser:
         fixed_rows: int | None = None,
         on_prompt: Callable[[bool], None] = lambda hit: None,
         on_padding: Callable[[int], None] = lambda rows: None,
+        on_adapters: Callable[[int, int], None] = lambda count, size_bytes: None,
     ) -> None:
         self._load_model = load_model
         self._fixed_rows = fixed_rows
         self._on_prompt = on_prompt
         self._on_padding = on_padding
+        self._on_adapters = on_adapters
 
     def load(self, report: Callable[[float], None]) -> None:
         """Load the model, and fit the preview map to its VAE."""
@@ -91,7 +97,7 @@ class Denoiser:
             self._schedule = read_schedule(self._model.scheduler_config)
         except UnsupportedSchedule as unsupported:
             raise ModelUnusable(f"the model's scheduler configuration is not supported: {unsupported}") from None
-        self._prompts = Cache(self._model.encode_prompt, on_get=self._on_prompt)
+        self._prompts = Cache(self._encode_prompt, on_get=self._on_prompt)
         self._plans = Cache(self._plan)
         self._colour_map = preview.fit(self._model)
         self._memory = DeviceMemory(self._model.device, self._decode_nothing)
@@ -105,49 +111,69 @@ class Denoiser:
 
     @torch.inference_mode()
     def open(self, params: JobParams) -> list[LatentDrawing]:
-        """One drawing an image: image k takes all its noise from the generator of seed + k, on the CPU in fp32."""
+        """One drawing an image, or a tile of it: image k takes its noise from the generator of seed + k, on the CPU in
+        fp32."""
         with mapped_errors():
             model = self._model
-            prompt = self._prompts.get(params.prompt)
+            adapters = model.adapters.load(params.loras)
+            self._on_adapters(*model.adapters.held)
+            loras = adapters.text_loras
+            prompt = self._prompts.get((params.prompt, loras))
             guided = model.guides(params.guidance_scale)
-            negative = self._prompts.get(params.negative_prompt) if guided else None
-            warnings = _warnings(prompt, negative)
+            negative = self._prompts.get((params.negative_prompt, loras)) if guided else None
+            warnings = _warnings(prompt, negative, adapters, unused=not guided and bool(params.negative_prompt))
             if negative is not None and negative.key != prompt.key:
-                empty = self._prompts.get("")
+                empty = self._prompts.get(("", loras))
                 prompt, negative = prompt.as_long_as(negative, empty), negative.as_long_as(prompt, empty)
-            width, height = _drawn_size(params, model.facts.multiple)
+            whole = drawn_size(params.width, params.height, model.facts.multiple)
+            native = (model.facts.width, model.facts.height) if params.upscale else whole
+            tiles = cut(*whole, *native, model.facts.multiple)
+            width, height = tiles[0].width, tiles[0].height
             shape = model.latent_shape(width, height)
             schedule = self._schedule.of_size(*shape[1:])
             plan = self._plans.get((params.sampler, params.steps, params.first_step, schedule))
             frame = dict(model.frame(width, height, params.guidance_scale))
-            source = Source(model, params, width, height)
+            controls = open_controls(model, params, width, height, plan.calls)
+            warnings += said_of(controls)
+            source = Source(model, params, *whole, tiles)
             drawings = []
-            for index in range(params.num_images):
-                generator = torch.Generator().manual_seed(params.seed + index)
-                begun = source.begin(plan, generator)
+            for begun in source.begin(plan):
                 own = frame if begun.masked is None else frame | {"masked": begun.masked.to(model.device)}
                 state = torch.zeros((plan.slots, *shape))
                 state[X] = begun.latent
                 drawings.append(
                     LatentDrawing(
-                        key=_key(shape, own, prompt, negative),
+                        key=(
+                            _key(shape, own, prompt, negative, controls),
+                            adapters.loras if self._fixed_rows else None,
+                        ),
                         rows=2 if guided else 1,
                         pixels=width * height,
-                        index=index,
-                        seed=params.seed + index,
+                        index=begun.index,
+                        seed=params.seed + begun.index,
+                        tile=begun.tile if len(tiles) > 1 else None,
+                        tiles=len(tiles),
                         steps=plan.steps,
                         plan=plan,
                         state=state.to(model.device),
-                        generator=generator,
+                        generator=begun.generator,
                         prompt=prompt,
                         negative=negative,
                         frame=own,
                         warnings=warnings,
                         guidance_scale=params.guidance_scale,
+                        adapters=adapters,
                         kept=begun.kept and begun.kept.to(model.device),
+                        controls=controls,
                     )
                 )
             return drawings
+
+    def _encode_prompt(self, asked: tuple[str | None, tuple[LoraParams, ...]]) -> Conditioning:
+        text, loras = asked
+        adapters = self._model.adapters
+        with adapters.active([adapters.load(loras)]):
+            return self._model.encode_prompt(text)
 
     def _plan(self, asked: tuple[str, int, int, Schedule]) -> Plan:
         sampler, steps, first, schedule = asked
@@ -178,10 +204,14 @@ class Denoiser:
             frames = [one.frame for one in batch] + [batch[k].frame for k in guided]
             seen = [{**text.tensors, **frame} for text, frame in zip(texts, frames, strict=True)]
             tensors = {name: torch.cat([row[name] for row in seen]) for name in seen[0]}
+            if batch[0].controls:
+                owners = [*range(len(batch)), *guided]
+                tensors |= stacked([one.controls for one in batch], [one.call for one in batch], owners, device)
             if guided:
                 rows = torch.cat([rows, rows[guided]])
                 timesteps = torch.cat([timesteps, timesteps[guided]])
-            output = self._predict(rows, timesteps, tensors)
+            adapters = [one.adapters for one in (*batch, *(batch[k] for k in guided))]
+            output = self._predict(rows, timesteps, tensors, adapters)
 
             prediction = output[: len(batch)]
             if guided:
@@ -202,18 +232,26 @@ class Denoiser:
                 drawing.step = int(drawing.plan.steps_done[drawing.call])
                 drawing.call += 1
 
-    def _predict(self, rows: torch.Tensor, timesteps: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _predict(
+        self,
+        rows: torch.Tensor,
+        timesteps: torch.Tensor,
+        tensors: dict[str, torch.Tensor],
+        adapters: Sequence[AdapterSet],
+    ) -> torch.Tensor:
         """The model's output for every row, in fp32.  # [rows, C, h, w]"""
         padding = 0 if self._fixed_rows is None else self._fixed_rows - len(rows)
         if padding <= 0:
-            return self._model.predict(rows, timesteps, tensors).float()
+            with self._model.adapters.active(adapters):
+                return self._model.predict(rows, timesteps, tensors).float()
 
         def padded(tensor: torch.Tensor) -> torch.Tensor:
             return torch.cat([tensor, tensor[:1].expand(padding, *tensor.shape[1:])])
 
         self._on_padding(padding)
         conditioning = {name: padded(tensor) for name, tensor in tensors.items()}
-        return self._model.predict(padded(rows), padded(timesteps), conditioning)[: len(rows)].float()
+        with self._model.adapters.active([*adapters, *[adapters[0]] * padding]):
+            return self._model.predict(padded(rows), padded(timesteps), conditioning)[: len(rows)].float()
 
     @torch.inference_mode()
     def time_call(self, rows: int) -> tuple[float, int | None]:
@@ -265,26 +303,30 @@ class Denoiser:
             return finished
 
 
-def _drawn_size(params: JobParams, multiple: int) -> tuple[int, int]:
-    """Width and height as the model can draw them: those that were asked for, or the nearest."""
-
-    def nearest(side: int) -> int:
-        return multiple * max(1, (side + multiple // 2) // multiple)
-
-    return nearest(params.width), nearest(params.height)
-
-
 def _key(
-    shape: tuple[int, ...], frame: Mapping[str, torch.Tensor], prompt: Conditioning, negative: Conditioning | None
+    shape: tuple[int, ...],
+    frame: Mapping[str, torch.Tensor],
+    prompt: Conditioning,
+    negative: Conditioning | None,
+    controls: Controls,
 ) -> Hashable:
     texts = frozenset(one.key for one in (prompt, negative) if one is not None)
-    return shape, texts, frozenset((name, tuple(tensor.shape)) for name, tensor in frame.items())
+    frames = frozenset((name, tuple(tensor.shape)) for name, tensor in frame.items())
+    return shape, texts, frames, tuple(one.place for one in controls)
 
 
-def _warnings(prompt: Conditioning, negative: Conditioning | None) -> tuple[str, ...]:
-    """What is to be said of the texts, each with the name of its field."""
+def _warnings(
+    prompt: Conditioning, negative: Conditioning | None, adapters: AdapterSet, *, unused: bool
+) -> tuple[str, ...]:
+    """What is to be said of texts and adapters, each with the name of its field.
+
+    `unused` is a negative prompt without a row.
+    """
     told = [f"prompt: {one}" for one in prompt.warnings]
-    return (*told, *(f"negative_prompt: {one}" for one in (negative.warnings if negative else ())))
+    if unused:
+        told.append("negative_prompt: it has no effect without guidance by a second row")
+    told += [f"negative_prompt: {one}" for one in (negative.warnings if negative else ())]
+    return (*told, *(f"loras: {one}" for one in adapters.warnings))
 
 
 def _stack_states(batch: Sequence[LatentDrawing], slots: int) -> torch.Tensor:

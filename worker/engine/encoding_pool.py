@@ -8,19 +8,27 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from worker.engine import encoding
+from worker.engine.assembling import assemble
 from worker.engine.composing import compose
 from worker.engine.outbox import Outbox
 from worker.engine.run import JobRun
 from worker.engine.runner import Drawing, Pixels
 from worker.jobs.events import Completed, Image, Preview
-from worker.jobs.params import PreviewParams
+from worker.jobs.params import JobParams, PreviewParams
+from worker.jobs.provenance import DigitalSource
+from worker.jobs.tiling import Tile
 
 THREADS = 2
+Pieces = Sequence[tuple[Tile | None, Pixels]]
+"""What `assemble` makes one picture of."""
+
+Sign = Callable[[bytes, JobParams], bytes]
+"""Gives an encoded picture of a job content credentials. May raise a `JobFailure`."""
 
 
 class EncodingPool:
     """A job is completed by whichever thread brings its last outstanding preview or picture; `keep_images` is called
-    there with all its pictures before that is told."""
+    there with all its pictures before that is told. Pictures are signed there too, if there is a `sign`."""
 
     def __init__(
         self,
@@ -28,33 +36,39 @@ class EncodingPool:
         model_id: str,
         on_encoded: Callable[[float], None],
         keep_images: Callable[[str, Sequence[Image]], None],
+        sign: Sign | None = None,
     ) -> None:
         self._outbox = outbox
         self._model_id = model_id
         self._on_encoded = on_encoded
         self._keep_images = keep_images
+        self._sign = sign
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="encoding")
 
-    def preview(self, run: JobRun[Any], asked: PreviewParams, drawing: Drawing, pixels: Pixels) -> None:
-        """Tell what a drawing looks like after the step that it has done."""
-        step, params = drawing.step, run.work.params
+    def preview(self, run: JobRun[Any], asked: PreviewParams, step: int, steps: int, pieces: Pieces) -> None:
+        """Tell what a picture looks like after `step` of its `steps`."""
+        params = run.work.params
         run.pictures.preview_follows()
 
         def encode() -> None:
+            pixels = assemble(pieces)
             data, width, height = encoding.encode_preview(pixels, params.width, params.height, asked)
-            self._outbox.send(run, Preview(step, drawing.steps, width, height, asked.format, data))
+            self._outbox.send(run, Preview(step, steps, width, height, asked.format, data))
 
         self._submit(run, encode)
 
-    def picture(self, run: JobRun[Any], drawing: Drawing, pixels: Pixels) -> None:
+    def picture(self, run: JobRun[Any], drawing: Drawing, pieces: Pieces) -> None:
         """Keep a finished picture for its job's completion."""
         params = run.work.params
 
         def encode() -> Image:
-            composed = compose(pixels, params)
+            composed = compose(assemble(pieces), params)
             height, width = composed.shape[:2]
             text = encoding.describe_parameters(params, drawing.seed, self._model_id)
-            data = encoding.encode_image(composed, params.output, text if params.output.metadata else None)
+            source = DigitalSource.of(params.task)
+            data = encoding.encode_image(composed, params.output, source, text if params.output.metadata else None)
+            if self._sign is not None:
+                data = self._sign(data, params)
             return Image(drawing.index, drawing.seed, width, height, params.output.format, data)
 
         self._submit(run, encode)

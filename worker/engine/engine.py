@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic
 
 from worker.engine.batching import Batching
-from worker.engine.encoding_pool import EncodingPool
+from worker.engine.encoding_pool import EncodingPool, Sign
 from worker.engine.fitting import Fitting
 from worker.engine.meter import Meter
 from worker.engine.outbox import Outbox, Sink
@@ -44,7 +44,8 @@ class Engine(Generic[D]):
     """`sink` is called from the engine's threads with (job id, event) pairs, once a step for all jobs.
 
     `make_runner` is called on the engine's own thread, so that slow imports happen there. `keep_images` is called with
-    a job's pictures, beside the engine, before its completion is told. `on_ready` is called once the model is loaded,
+    a job's pictures, beside the engine, before its completion is told; `sign`, if there is one, with each of them
+    encoded. `on_ready` is called once the model is loaded,
     `on_stop` when the thread ends, with the reason if it failed.
     """
 
@@ -60,6 +61,7 @@ class Engine(Generic[D]):
         rows_under_way: int = ROWS_UNDER_WAY,
         stall_s: float = STALL_S,
         keep_images: Callable[[str, Sequence[Image]], None] = lambda job_id, images: None,
+        sign: Sign | None = None,
         on_ready: Callable[[], None] = lambda: None,
         on_stop: Callable[[Exception | None], None] = lambda reason: None,
     ) -> None:
@@ -84,7 +86,7 @@ class Engine(Generic[D]):
         self._alive_at = time.monotonic()
         self._pacemaker = Pacemaker()
         self._pace: Pace | None = None
-        self._encoders = EncodingPool(self._outbox, model_id, meter.encoded_image, keep_images)
+        self._encoders = EncodingPool(self._outbox, model_id, meter.encoded_image, keep_images, sign)
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
     # What the front calls, from its own thread.
@@ -217,7 +219,7 @@ class Engine(Generic[D]):
     def _admit(self) -> None:
         """Take up waiting jobs while rows are free."""
         for _ in range(ADMIT_AT_ONCE):
-            rows = sum(drawing.rows for run in self._runs.values() for drawing in run.drawings)
+            rows = sum(drawing.share for run in self._runs.values() for drawing in run.drawings)
             if self._draining or rows >= max(self._rows.usual, self._rows_under_way):
                 return
             work = self._queue.take(self._may_start)
@@ -289,27 +291,27 @@ class Engine(Generic[D]):
         runs = sorted((run for run in self._runs.values() if run.drawings), key=lambda run: run.remaining_image_steps)
         ends = estimates.ends_s([run.load for run in runs], self._pace)
         for run, end_s in zip(runs, ends, strict=True):
-            first, asked = run.drawings[0], run.work.params.preview
+            steps, asked = run.drawings[0].steps, run.work.params.preview
             while run.reported_step < run.step:
                 run.reported_step += 1
-                self._outbox.put(run, Progress(run.reported_step, first.steps, round(end_s, 3)))
-            if asked and run.previewed_step < first.step < first.steps and first.step % asked.every == 0:
-                run.previewed_step = first.step
+                self._outbox.put(run, Progress(run.reported_step, steps, round(end_s, 3)))
+            step = min(drawing.step for drawing in run.shown)
+            if asked and run.previewed_step < step < steps and step % asked.every == 0:
+                run.previewed_step = step
                 previews.append((run, asked))
         self._outbox.flush()
         for run, asked in previews:
             self._preview(run, asked)
 
     def _preview(self, run: JobRun[D], asked: PreviewParams) -> None:
-        drawing = run.drawings[0]
         try:
-            pixels = self._runner.preview(drawing)
+            pieces = [(drawing.tile, self._runner.preview(drawing)) for drawing in run.shown]
         except DeviceLost:
             raise
         except Exception as error:
             self._fail(run, error)
             return
-        self._encoders.preview(run, asked, drawing, pixels)
+        self._encoders.preview(run, asked, run.previewed_step, run.drawings[0].steps, pieces)
 
     def _retire(self) -> bool:
         """Decode one image that is done, so that the others wait for one decoding at most; False if none is."""
@@ -332,13 +334,15 @@ class Engine(Generic[D]):
             self._fail(run, error)
             return
         seconds = time.monotonic() - started
-        run.decoded(seconds)
+        pieces = run.decoded(drawing, pixels, seconds)
         self._pacemaker.decoded(seconds)
         self._meter.decoded(seconds)
-        run.drawings.remove(drawing)
-        self._fitting.drawn(run.work.params)
         self._alive_at = time.monotonic()
-        self._encoders.picture(run, drawing, pixels)
+        if pieces is None:
+            return
+        if drawing.tile is None:
+            self._fitting.drawn(run.work.params)
+        self._encoders.picture(run, drawing, pieces)
 
     def _drop_ended(self) -> None:
         """Forget the jobs that the encoding pool has ended, well or badly, since the last turn."""

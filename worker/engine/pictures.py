@@ -21,9 +21,14 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 WHITE, BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
 
 
-def read_pixels(picture: Picture, width: int, height: int) -> Pixels:
-    """Its colours; what is transparent lies on white.  # [height, width, 3]. Raises InvalidInput."""
-    return np.asarray(_resized(_read(picture, "image", "RGB", WHITE), width, height))
+def read_pixels(picture: Picture, width: int, height: int, name: str = "image") -> Pixels:
+    """Its colours; what is transparent lies on white.  # [height, width, 3]. Raises InvalidInput about `name`."""
+    return np.asarray(_resized(_read(picture, name, "RGB", WHITE), width, height))
+
+
+def read_control(picture: Picture, width: int, height: int) -> Pixels:
+    """Its colours; what is transparent is black, and so says nothing.  # [height, width, 3]. Raises InvalidInput."""
+    return np.asarray(_resized(_read(picture, "control picture", "RGB", BLACK), width, height))
 
 
 def read_mask(picture: Picture, width: int, height: int) -> npt.NDArray[np.float32]:

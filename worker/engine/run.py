@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Generic
 
-from worker.engine.runner import D
+from worker.engine.runner import D, Pixels
 from worker.errors import EngineFailed, JobFailure
 from worker.jobs.engine import Load
 from worker.jobs.events import Failed, Image, Timings
 from worker.jobs.queue import Work
+from worker.jobs.tiling import Tile
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class JobRun(Generic[D]):
         self.previewed_step = 0
         self.undecoded = work.params.num_images
         self.pictures = Pictures(work.params.num_images)
+        self._pieces: dict[int, list[tuple[Tile | None, Pixels]]] = {}
         self.started_at = time.monotonic()
         self.denoising_since = self.started_at
         self.timings = Timings(queue_s=self.started_at - work.accepted_at)
@@ -39,9 +42,14 @@ class JobRun(Generic[D]):
     def opened(self, drawings: list[D]) -> None:
         """Take the drawings; the text is encoded."""
         self.drawings = drawings
-        self.warnings = tuple(dict.fromkeys(warning for drawing in drawings for warning in drawing.warnings))
+        self.undecoded = len(drawings)
+        self._warn_of(drawings)
         self.denoising_since = time.monotonic()
         self.timings = replace(self.timings, encode_s=self.denoising_since - self.started_at)
+
+    def _warn_of(self, drawings: Sequence[D]) -> None:
+        told = (warning for drawing in drawings for warning in drawing.warnings)
+        self.warnings = tuple(dict.fromkeys([*self.warnings, *told]))
 
     @property
     def step(self) -> int:
@@ -65,10 +73,21 @@ class JobRun(Generic[D]):
         """The last step is done."""
         self.timings = replace(self.timings, denoise_s=time.monotonic() - self.denoising_since)
 
-    def decoded(self, seconds: float) -> None:
-        """One more image went through the decoder."""
+    @property
+    def shown(self) -> list[D]:
+        """The drawings of its first image that is still being drawn: those that a preview is made of."""
+        return [drawing for drawing in self.drawings if drawing.index == self.drawings[0].index]
+
+    def decoded(self, drawing: D, pixels: Pixels, seconds: float) -> list[tuple[Tile | None, Pixels]] | None:
+        """One more image, or tile, went through the decoder: all of its image's pieces if it was the last."""
         self.undecoded -= 1
         self.timings = replace(self.timings, decode_s=(self.timings.decode_s or 0.0) + seconds)
+        self.drawings.remove(drawing)
+        self._warn_of([drawing])  # what it said on the way
+        self._pieces.setdefault(drawing.index, []).append((drawing.tile, pixels))
+        if len(self._pieces[drawing.index]) < drawing.tiles:
+            return None
+        return self._pieces.pop(drawing.index)
 
     def final_timings(self) -> Timings:
         """All readings, in milliseconds' precision, with the total from acceptance until now."""

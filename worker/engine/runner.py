@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.jobs.params import JobParams
+from worker.jobs.tiling import Tile
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3]
 
@@ -24,11 +25,12 @@ class DeviceLost(Exception):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Drawing:
-    """One image of one job on its way from noise to pixels. Drawings with equal keys can share a model call.
+    """One image of one job on its way from noise to pixels, or one tile of it. Drawings with equal keys can share a
+    model call.
 
     `rows` is what it takes up in that call, each of `pixels`; `turn` when it last stepped (the engine's clock);
     `job_left` the steps that all images of its job have still to do; `warnings` what its job must say, such as that
-    something of the prompt was not used.
+    something of the prompt was not used. `tile` is its place in an image that is drawn in several `tiles`.
     """
 
     key: Hashable
@@ -38,6 +40,8 @@ class Drawing:
     seed: int
     steps: int
     warnings: tuple[str, ...] = ()
+    tile: Tile | None = None
+    tiles: int = 1
     step: int = 0
     turn: int = 0
     job_left: int = 0
@@ -45,6 +49,11 @@ class Drawing:
     @property
     def done(self) -> bool:
         return self.step >= self.steps
+
+    @property
+    def share(self) -> float:
+        """Its rows as a part of its image: an image in tiles may ask for no more of the device than a whole one."""
+        return self.rows / self.tiles
 
 
 D = TypeVar("D", bound=Drawing)
@@ -57,7 +66,8 @@ class Runner(Protocol[D]):
         """Load the model; `report` takes a share from 0 to 1. Raises ModelUnusable."""
 
     def open(self, params: JobParams) -> list[D]:
-        """A drawing for each image of a job, at step 0: text encoded, noise drawn, timesteps planned."""
+        """A drawing for each image of a job, or for each of its tiles, at step 0: text encoded, noise drawn, timesteps
+        planned."""
 
     def step(self, batch: Sequence[D]) -> None:
         """Advance every drawing by one step with one model call; on an error none has changed."""

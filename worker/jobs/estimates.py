@@ -46,12 +46,14 @@ def retry_after_s(snapshot: Snapshot) -> int:
 def ends_s(loads: Sequence[Load], pace: Pace) -> list[float]:
     """Seconds from now until each is done, if rows are given to them in this order."""
     step_s = pace.step_s(sum(load.rows for load in loads))
-    free_at = [0.0] * max(pace.call_rows, *(load.rows for load in loads)) if loads else []
+    free_at = [0.0] * pace.call_rows
     ends = []
     for load in loads:
-        begins = max((heapq.heappop(free_at) for _ in range(load.rows)), default=0.0)
-        ends.append(begins + load.steps * step_s)
-        for _ in range(load.rows):
+        rows = min(load.rows, pace.call_rows)
+        begins = max((heapq.heappop(free_at) for _ in range(rows)), default=0.0)
+        calls = load.steps * math.ceil(load.rows / pace.call_rows)  # what does not fit into one call takes several
+        ends.append(begins + calls * step_s)
+        for _ in range(rows):
             heapq.heappush(free_at, ends[-1])
     # A decoding holds up everyone who is still there.
     decoded = 0
@@ -65,8 +67,8 @@ def load_of(params: JobParams | None) -> Load:
     """What a job that waits will be; nothing for one that is not known any more."""
     if params is None:
         return Load(0, 0, 0)
-    rows = (2 if params.guidance_scale > 1 else 1) * params.num_images
-    return Load(rows, params.steps_drawn, params.num_images)
+    drawings = params.num_images * (params.upscale.tiles if params.upscale else 1)
+    return Load((2 if params.guidance_scale > 1 else 1) * drawings, params.steps_drawn, drawings)
 
 
 def _least_first(loads: Iterable[Load]) -> list[Load]:

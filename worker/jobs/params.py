@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+LATENT = "latent"
+"""The upscaler that is the loaded model."""
+
 
 class Task(StrEnum):
     """What is drawn from what."""
@@ -13,6 +16,7 @@ class Task(StrEnum):
     TEXT_TO_IMAGE = "text-to-image"
     IMAGE_TO_IMAGE = "image-to-image"
     INPAINTING = "inpainting"
+    UPSCALE = "upscale"
 
     @property
     def takes_image(self) -> bool:
@@ -110,11 +114,20 @@ class ControlParams:
 
 
 @dataclass(frozen=True, slots=True)
+class UpscaleParams:
+    """How often as wide and as high a picture becomes, by which upscaler, and in how many tiles it is drawn."""
+
+    factor: int
+    upscaler: str
+    tiles: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobParams:
     """Everything that decides a job's pictures, with every default filled in.
 
     `width` and `height` are those of the finished picture. `image`, and `strength`, are there for the tasks that begin
-    with a picture, `mask` for inpainting: white is painted anew.
+    with a picture, `mask` for inpainting: white is painted anew; `upscale` is there for that task.
     """
 
     task: Task
@@ -138,6 +151,7 @@ class JobParams:
     strength: float | None = None
     loras: tuple[LoraParams, ...] = ()
     controls: tuple[ControlParams, ...] = ()
+    upscale: UpscaleParams | None = None
 
     @property
     def first_step(self) -> int:
@@ -222,6 +236,12 @@ class ModelFacts:
     samplers: tuple[str, ...]
     tasks: tuple[Task, ...]
     embeddings: tuple[EmbeddingFacts, ...] = ()
+
+    @property
+    def upscalers(self) -> tuple[str, ...]:
+        """What makes pictures larger: the model itself, where it can begin with a picture."""
+        return (LATENT,) if Task.UPSCALE in self.tasks else ()
+
     loras: tuple[LoraFacts, ...] = ()
     controls: tuple[ControlFacts, ...] = ()
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 
-from worker.jobs.params import ModelFacts
+from worker.jobs.params import LoraParams, ModelFacts
 
 MASKED = "masked"
 """The conditioning of inpainting models: the mask, 1 where it is painted anew, over the latent of the picture with
 that part grey.  # [rows, 1 + C, h, w]"""
+
+CONTROL, CONTROL_SCALE = "control.", "control_scale."
+"""What conditioning by ControlNets begins with: the control picture, from 0 to 1  # [rows, 3, H, W], and how much the
+net counts  # [rows]. Behind it stand a number, by which one net can be there twice, a dot and the net's name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +50,33 @@ class Conditioning:
         return tuple((name, tuple(tensor.shape[1:])) for name, tensor in sorted(self.tensors.items()))
 
 
+class AdapterSet(Protocol):
+    """The LoRA adapters of one job, in memory for as long as this is kept."""
+
+    loras: tuple[LoraParams, ...]
+    """Those that count, in the order of their names."""
+    text_loras: tuple[LoraParams, ...]
+    """Those of them that change what a prompt is encoded to."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a job must say that uses it."""
+
+
+class Adapters(Protocol):
+    """A model's LoRA adapters by name, of which it keeps some in memory."""
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """How many it keeps, and their bytes."""
+
+    def load(self, loras: Sequence[LoraParams]) -> Any:
+        """An `AdapterSet` of them, none for none. Raises InvalidInput."""
+
+    def active(self, sets: Sequence[Any]) -> AbstractContextManager[None]:
+        """While it lasts, row k of every call has the adapters of set k; where all sets are the same, every row has."""
+
+
 class Model(Protocol):
     """A loaded model. Every call comes from the engine's thread; nothing here keeps a gradient."""
 
@@ -56,6 +88,10 @@ class Model(Protocol):
     takes_mask: bool
     """Whether `predict` wants `MASKED` among its conditioning; if not, what is not painted anew is put back into the
     latents between the steps."""
+
+    @property
+    def adapters(self) -> Adapters:
+        """Those of `--lora-dir`."""
 
     def scheduler(self, sampler: str) -> Any:
         """The diffusers scheduler behind a sampler that the engine has no formula for. Raises KeyError."""
@@ -71,6 +107,12 @@ class Model(Protocol):
 
     def frame(self, width_px: int, height_px: int, guidance_scale: float) -> Mapping[str, torch.Tensor]:
         """What every row of a picture has beside the text, as `Conditioning` has it.  # each [1, ...]"""
+
+    def control(self, name: str) -> object:
+        """Make ready the ControlNet of that name; `predict` knows it for as long as what comes back is kept.
+
+        Raises InvalidInput where it cannot be had.
+        """
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]

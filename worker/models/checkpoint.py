@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from worker.jobs.params import ModelFacts
+from worker.models.controls.catalogue import NO_CONTROLS, Catalogue, Controlled
 from worker.models.family import Family
+from worker.models.loras.folder import NO_LORAS, Fit, Loras
 from worker.models.prompts.embeddings import NO_EMBEDDINGS, Embeddings, clip_widths
 from worker.models.safetensors_header import Tensor
 
@@ -76,12 +78,31 @@ class Checkpoint:
     family: Family
     facts: ModelFacts
     embeddings: Embeddings = NO_EMBEDDINGS
+    loras: Loras = NO_LORAS
+    controls: Catalogue = NO_CONTROLS
 
     def with_embeddings(self, folder: Path) -> Checkpoint:
         """With the textual-inversion embeddings of `folder`. Raises ConfigurationError."""
         widths = clip_widths(self.config(part) for part in TEXT_ENCODERS if self.has(part))
         embeddings = Embeddings.in_folder(folder, widths)
         return replace(self, facts=replace(self.facts, embeddings=embeddings.facts), embeddings=embeddings)
+
+    def with_loras(self, folder: Path, cache_bytes: int) -> Checkpoint:
+        """With the LoRA adapters of `folder`, of which so many bytes may stay in memory. Raises ConfigurationError."""
+        loras = Loras.in_folder(folder, self._fit(), cache_bytes)
+        return replace(self, facts=replace(self.facts, loras=loras.facts), loras=loras)
+
+    def _fit(self) -> Fit:
+        width = self.config(self.family.denoiser).get("cross_attention_dim")
+        clips = {part: clip_widths([self.config(part)]) for part in TEXT_ENCODERS if self.has(part)}
+        widths = {part: found[0] for part, found in clips.items() if found}
+        return Fit(self.family.name, width if type(width) is int else None, widths)
+
+    def with_controls(self, folder: Path) -> Checkpoint:
+        """With the ControlNets of `folder`. Raises ConfigurationError."""
+        unet = self.config("unet") if self.family.denoiser == "unet" else {}
+        controls = Catalogue.in_folder(folder, Controlled(self.family.name, unet, self.config("vae"), self.facts.dtype))
+        return replace(self, facts=replace(self.facts, controls=controls.facts), controls=controls)
 
     def config(self, part: str) -> Mapping[str, Any]:
         """The configuration of a part, e.g. `unet` or `scheduler`. Raises ModelUnusable."""

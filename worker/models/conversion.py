@@ -5,11 +5,14 @@ The libraries know the names; what is here chooses their functions and reads no 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import (
+    convert_controlnet_checkpoint,
     convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
@@ -17,6 +20,7 @@ from diffusers.loaders.single_file_utils import (
 )
 from safetensors import safe_open
 
+from worker.models.controls.shapes import ORIGINAL_PREFIX, ControlShapes
 from worker.models.single_file import OPEN_CLIP, XL_OPEN_CLIP, SingleFile
 
 
@@ -27,6 +31,33 @@ def convert_part(source: SingleFile, part: str, cls: Any, dtype: torch.dtype) ->
     if not cls.__module__.startswith("diffusers."):
         return _text_encoder(cls, cls.config_class(**config), read, dtype)
     named = convert_ldm_unet_checkpoint(read, config) if part == "unet" else convert_ldm_vae_checkpoint(read, config)
+    return _filled(cls, config, named, dtype)
+
+
+def convert_controlnet(
+    file: Path, shapes: ControlShapes, cls: Any, unet: Mapping[str, Any], dtype: torch.dtype
+) -> tuple[Any, Collection[str]]:
+    """A ControlNet of either layout as `cls`, on the CPU, and the names of the weights that it lacks.
+
+    It is built as the UNet of this configuration is.
+    """
+    taken = inspect.signature(cls.__init__).parameters
+    config = {name: value for name, value in unet.items() if name in taken} | {
+        "in_channels": shapes.in_channels,
+        "conditioning_embedding_out_channels": shapes.hint,
+    }
+    if shapes.added is None:
+        config["addition_embed_type"] = None
+    with safe_open(file, framework="pt") as opened:
+        names = [name for name in opened.keys() if name.startswith(ORIGINAL_PREFIX)] or opened.keys()  # noqa: SIM118
+        read = {name: opened.get_tensor(name) for name in names}
+    named = convert_controlnet_checkpoint(read, config)
+    return _filled(cls, config, named, dtype)
+
+
+def _filled(
+    cls: Any, config: Mapping[str, Any], named: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> tuple[Any, Collection[str]]:
     with torch.device("meta"):  # nothing is made up that is read anyway
         model = cls.from_config(config)
     missing = model.state_dict().keys() - named.keys()

@@ -53,6 +53,11 @@ class Anatomy:
         )
 
     @property
+    def takes_scale(self) -> bool:
+        """The guidance scale is an input of its denoiser, as of latent consistency models."""
+        return bool(self.denoiser.get("time_cond_proj_dim"))
+
+    @property
     def v_prediction(self) -> bool:
         """It predicts the velocity and not the noise."""
         return self.scheduler.get("prediction_type") == "v_prediction"

@@ -12,9 +12,11 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from shared_worker.device import Device
+from worker.errors import InvalidInput
 from worker.models.base import Conditioning
 from worker.models.checkpoint import Checkpoint
 from worker.models.imports import put_off_siblings
+from worker.models.loras.adapters import Adapters
 from worker.models.parts import TORCH_DTYPES, load_parts
 from worker.models.prompts.clip import ClipEncoder
 from worker.models.prompts.t5 import t5_tokens
@@ -63,6 +65,14 @@ class Flux:
         self._text_encoder_2 = text_encoder_2
         self._text_length = checkpoint.family.text_length
         self._transformer = transformer
+        self.adapters = Adapters(
+            checkpoint.loras,
+            checkpoint.family.name,
+            device,
+            self.dtype,
+            transformer=transformer,
+            text_encoder=text_encoder,
+        )
         self._knows_guidance = bool(transformer.config.guidance_embeds)
         self._vae = Vae(vae, self.dtype)
 
@@ -98,6 +108,10 @@ class Flux:
     def _pooled(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         encoded = self._text_encoder(ids.to(self.device))
         return encoded.last_hidden_state, encoded.pooler_output
+
+    def control(self, name: str) -> object:
+        """None is served. Raises InvalidInput."""
+        raise InvalidInput("ControlNets for FLUX are not served")
 
     @torch.inference_mode()
     def predict(

@@ -80,6 +80,8 @@ def _family_by_names(header: Header) -> str | None:
         return "flux"
     if "joint_blocks" in joined:
         return "sd3"
+    if any(name.startswith(("transformer.", "lora_transformer_")) for name in header.tensors):
+        return None
     return "sdxl" if "lora_te2_" in joined or "text_encoder_2." in joined else None
 
 

@@ -21,7 +21,7 @@ from worker.models.single_file import SingleFile
 logger = logging.getLogger(__name__)
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
-
+DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 CONVOLUTIONS = ("unet", "vae")
 
@@ -64,7 +64,7 @@ def load_part(checkpoint: Checkpoint, part: str, cls: Any) -> Any:
             loaded, missing = convert_part(source, part, cls, TORCH_DTYPES[dtype])
         else:
             assert isinstance(source, DiffusersFolder)
-            loaded, missing = _from_folder(source, part, cls, dtype)
+            loaded, missing = read_folder_part(source, part, cls, dtype)
     except ModelUnusable:
         raise
     except Exception as error:
@@ -85,8 +85,8 @@ def load_tokenizer(checkpoint: Checkpoint, part: str, cls: Any) -> Any:
         raise ModelUnusable(f"the model's {part} cannot be loaded ({type(error).__name__})") from error
 
 
-def _from_folder(source: DiffusersFolder, part: str, cls: Any, dtype: str) -> tuple[Any, Collection[str]]:
-    """The part and the names of the weights that it lacks."""
+def read_folder_part(source: DiffusersFolder, part: str, cls: Any, dtype: str) -> tuple[Any, Collection[str]]:
+    """A part, on the CPU, and the names of the weights that it lacks. Raises what the libraries do."""
     options: dict[str, Any] = {
         "use_safetensors": True,
         "local_files_only": True,

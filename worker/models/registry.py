@@ -39,12 +39,15 @@ SCHEDULER_SAMPLERS = {
 }
 """A checkpoint's own scheduler is its default sampler, but for the old ones that took fifty steps."""
 
-ANY = (Task.TEXT_TO_IMAGE, Task.IMAGE_TO_IMAGE, Task.INPAINTING)
+ANY = (Task.TEXT_TO_IMAGE, Task.IMAGE_TO_IMAGE, Task.INPAINTING, Task.UPSCALE)
 REPAINT = (Task.INPAINTING,)
 EMBEDDED, UNGUIDED = Guidance.EMBEDDED, Guidance.NONE
 
 SD = "worker.models.sd:load"
-SD_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
+SD_PIPELINES = (
+    *("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"),
+    *("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
+)
 SDXL = "worker.models.sdxl:load"
 SDXL_PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
 SD3 = "worker.models.sd3:load"
@@ -77,6 +80,10 @@ def _repaints(it: Anatomy) -> bool:
     return it.repaints
 
 
+def _takes_scale(it: Anatomy) -> bool:
+    return it.takes_scale
+
+
 def _few_steps(it: Anatomy) -> bool:
     return it.few_steps
 
@@ -85,11 +92,13 @@ def _few_steps(it: Anatomy) -> bool:
 # the makers of the reference checkpoints give in their model cards.
 FAMILIES = (
     Family("sd", "inpainting", SD, SD_PIPELINES, _repaints, 512, 25, 7.5, "dpmpp_2m", REPAINT),
+    Family("sd", "consistency", SD, SD_PIPELINES, _takes_scale, 512, 4, 8.0, "lcm", ANY, guidance=EMBEDDED),
     Family("sd", "few steps", SD, SD_PIPELINES, _few_steps, 512, 4, 1.0, "euler", ANY),
     Family("sd", "2.x, v-prediction", SD, SD_PIPELINES, _is_sd2_v, 768, 25, 7.5, "dpmpp_2m", ANY),
     Family("sd", "2.x", SD, SD_PIPELINES, _is_sd2, 512, 25, 7.5, "dpmpp_2m", ANY),
     Family("sd", "1.x", SD, SD_PIPELINES, _any, 512, 25, 7.5, "dpmpp_2m", ANY),
     Family("sdxl", "inpainting", SDXL, SDXL_PIPELINES, _repaints, 1024, 30, 5.0, "euler", REPAINT),
+    Family("sdxl", "consistency", SDXL, SDXL_PIPELINES, _takes_scale, 1024, 4, 8.0, "lcm", ANY, guidance=EMBEDDED),
     Family("sdxl", "few steps", SDXL, SDXL_PIPELINES, _few_steps, 1024, 4, 1.0, "euler", ANY),
     Family("sdxl", "base", SDXL, SDXL_PIPELINES, _any, 1024, 30, 5.0, "euler", ANY),
     Family("sd3", "3.5", SD3, SD3_PIPELINES, _is_sd35, 1024, 28, 4.5, "flow_euler", ANY, 256, flow=True),
@@ -179,8 +188,6 @@ def family_of(source: Source) -> Family:
     scheduler = str(it.scheduler.get("_class_name", ""))
     if (scheduler != FLOW_SCHEDULER) if found.flow else scheduler.startswith("FlowMatch"):
         raise ModelUnusable(f"a {found.name} model with the scheduler {scheduler!r} is not served")
-    if it.denoiser.get("time_cond_proj_dim"):
-        raise ModelUnusable("a denoiser that takes its guidance as an input (time_cond_proj_dim) is not served")
     if source.index.get("requires_aesthetics_score"):
         raise ModelUnusable("a refiner draws no pictures of its own and is not served")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -10,7 +11,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from shared_worker.device import Device
 from worker.models.base import MASKED, Conditioning
+from worker.models.controls.nets import ControlNets
 from worker.models.imports import put_off_siblings
+from worker.models.loras.adapters import Adapters
 from worker.models.parts import TORCH_DTYPES, load_parts
 from worker.models.prompts.clip import ClipEncoder
 from worker.models.registry import Checkpoint
@@ -49,8 +52,16 @@ class StableDiffusion:
         self._text_encoder = text_encoder
         self._prompts = ClipEncoder(tokenizer, text_encoder, self._hidden, embeddings=checkpoint.embeddings)
         self._unet = unet
+        self.adapters = self._adapters(checkpoint, text_encoder=text_encoder)
         self._vae = Vae(vae, self.dtype)
+        self._guidance_width = int(unet.config.time_cond_proj_dim or 0)
+        """Of the guidance scale as an input, for those that were distilled with it; else 0."""
+        self._controls = ControlNets(checkpoint.controls, unet.config, device, self.dtype)
         self.takes_mask = unet.config.in_channels > self._vae.channels
+
+    def _adapters(self, checkpoint: Checkpoint, **text_encoders: Any) -> Adapters:
+        family = checkpoint.family.name
+        return Adapters(checkpoint.loras, family, self.device, self.dtype, unet=self._unet, **text_encoders)
 
     def scheduler(self, sampler: str) -> Any:
         """On the checkpoint's own noise."""
@@ -61,12 +72,17 @@ class StableDiffusion:
         return self._vae.latent_shape(width_px, height_px)
 
     def guides(self, guidance_scale: float) -> bool:
-        """By Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022: 1 is the prompt's own prediction."""
-        return guidance_scale > 1.0
+        """By Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022: 1 is the prompt's own prediction.
+
+        Not where the scale is an input.
+        """
+        return guidance_scale > 1.0 and not self._guidance_width
 
     def frame(self, width_px: int, height_px: int, guidance_scale: float) -> Mapping[str, torch.Tensor]:
-        """Nothing."""
-        return {}
+        """`timestep_cond` where the scale is an input.  # [1, width]"""
+        if not self._guidance_width:
+            return {}
+        return {"timestep_cond": waves(guidance_scale - 1.0, self._guidance_width).to(self.device)}
 
     @torch.inference_mode()
     def encode_prompt(self, text: str | None) -> Conditioning:
@@ -80,16 +96,29 @@ class StableDiffusion:
         ids, attention_mask = ids.to(self.device), mask.to(self.device) if masked else None
         return self._text_encoder(ids, attention_mask=attention_mask)[0], None
 
+    def control(self, name: str) -> object:
+        """Loaded now if it is not kept from an earlier job."""
+        return self._controls.hold(name)
+
     @torch.inference_mode()
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        """One forward of the UNet.  # [rows, C, h, w]"""
-        if self.takes_mask:
-            latents = torch.cat([latents, conditioning[MASKED]], dim=1)
+        """One forward of the UNet, behind those of the ControlNets.  # [rows, C, h, w]"""
         text = conditioning["encoder_hidden_states"]
         added = self._added(conditioning)
-        output = self._unet(latents.to(self.dtype), timesteps, text, added_cond_kwargs=added, return_dict=False)[0]
+        residuals = self._controls.residuals(conditioning, latents, timesteps, text, added)
+        if self.takes_mask:
+            latents = torch.cat([latents, conditioning[MASKED]], dim=1)
+        output = self._unet(
+            latents.to(self.dtype),
+            timesteps,
+            text,
+            timestep_cond=conditioning.get("timestep_cond"),
+            added_cond_kwargs=added,
+            return_dict=False,
+            **residuals,
+        )[0]
         return cast(torch.Tensor, output)
 
     def _added(self, conditioning: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
@@ -103,6 +132,16 @@ class StableDiffusion:
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
         """Through the VAE."""
         return self._vae.decode(latents, precise=precise)
+
+
+def waves(value: float, width: int) -> torch.Tensor:
+    """A thousand times a value as sines and cosines of `width` / 2 frequencies; as latent consistency models take it.
+
+    Luo et al., "Latent Consistency Models", 2023.  # [1, width]
+    """
+    frequencies = torch.exp(torch.arange(width // 2) * -(math.log(10000.0) / (width // 2 - 1)))
+    angles = 1000.0 * value * frequencies
+    return torch.cat([angles.sin(), angles.cos()])[None]
 
 
 def load(checkpoint: Checkpoint, device: Device, report: Callable[[float], None]) -> StableDiffusion:

@@ -12,10 +12,12 @@ import torch
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from shared_worker.device import Device
+from worker.errors import InvalidInput
 from worker.models.base import Conditioning
 from worker.models.checkpoint import Checkpoint
 from worker.models.contents import parts_of
 from worker.models.imports import put_off_siblings
+from worker.models.loras.adapters import Adapters
 from worker.models.parts import TORCH_DTYPES, load_parts
 from worker.models.prompts.clip import ClipEncoder, side_by_side
 from worker.models.prompts.t5 import t5_tokens
@@ -71,6 +73,15 @@ class StableDiffusion3:
         self._text_encoder_3 = text_encoder_3
         self._text_length = checkpoint.family.text_length
         self._transformer = transformer
+        self.adapters = Adapters(
+            checkpoint.loras,
+            checkpoint.family.name,
+            device,
+            self.dtype,
+            transformer=transformer,
+            text_encoder=text_encoder,
+            text_encoder_2=text_encoder_2,
+        )
         self._vae = Vae(vae, self.dtype)
 
     def scheduler(self, sampler: str) -> Any:
@@ -119,6 +130,10 @@ class StableDiffusion3:
             return torch.zeros((1, self._text_length, width), device=self.device), ()
         tokens = t5_tokens(self._tokenizer_3, text, self._text_length)
         return self._text_encoder_3(tokens.ids.to(self.device))[0], tokens.warnings
+
+    def control(self, name: str) -> object:
+        """None is served. Raises InvalidInput."""
+        raise InvalidInput("ControlNets for Stable Diffusion 3 are not served")
 
     @torch.inference_mode()
     def predict(

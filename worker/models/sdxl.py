@@ -47,6 +47,7 @@ class StableDiffusionXL(StableDiffusion):
     ) -> None:
         super().__init__(checkpoint, device, **parts)
         self._text_encoder_2 = text_encoder_2
+        self.adapters = self._adapters(checkpoint, text_encoder=self._text_encoder, text_encoder_2=text_encoder_2)
         self._prompts_2 = ClipEncoder(
             tokenizer_2, text_encoder_2, self._hidden_2, number=1, embeddings=checkpoint.embeddings
         )
@@ -70,9 +71,10 @@ class StableDiffusionXL(StableDiffusion):
         return Conditioning(tensors, encoded.warnings)
 
     def frame(self, width_px: int, height_px: int, guidance_scale: float) -> Mapping[str, torch.Tensor]:
-        """`time_ids`: the size before it was cut, where it was cut, the size it was cut to.  # [1, 6]"""
+        """`time_ids` also: the size before it was cut, where it was cut, the size it was cut to.  # [1, 6]"""
         sizes = [height_px, width_px, 0, 0, height_px, width_px]
-        return {"time_ids": torch.tensor([sizes], dtype=torch.float32, device=self.device)}
+        time_ids = torch.tensor([sizes], dtype=torch.float32, device=self.device)
+        return {**super().frame(width_px, height_px, guidance_scale), "time_ids": time_ids}
 
     def _hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, None]:
         encoded = self._text_encoder(ids.to(self.device), output_hidden_states=True)

@@ -1,0 +1,108 @@
+"""Images that are drawn in tiles, as the engine handles them: one picture, one progress, one share of the device."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from tests.engine.fakes import InTiles
+from tests.engine.rig import Rig
+from tests.fakes import PREVIEW, Sketch, paint
+from worker.engine.batching import Batching
+from worker.jobs.events import Cancelled, CancelReason, Preview, Progress
+
+
+def tiled(**changes: object) -> dict[str, object]:
+    return {"width": 128, "height": 128, "steps": 3} | changes
+
+
+def test_the_tiles_of_an_image_become_one_picture() -> None:
+    rig = Rig(InTiles(allowed=100))
+    job = rig.post(**tiled(num_images=2, seed=5))
+    rig.wait_ended(job)
+    images = rig.completed(job).images
+    assert [(image.index, image.seed, image.width, image.height) for image in images] == [
+        (0, 5, 128, 128),
+        (1, 6, 128, 128),
+    ]
+    for image in images:
+        assert np.array_equal(np.asarray(PillowImage.open(io.BytesIO(image.data))), paint(image.seed, 128, 128))
+    assert rig.gauge.pictures == 8, "each tile is decoded by itself"
+    rig.close()
+
+
+def test_a_step_is_told_when_every_tile_has_done_it() -> None:
+    rig = Rig(InTiles(allowed=100), max_rows=3)
+    job = rig.post(**tiled(preview=PREVIEW))
+    rig.wait_ended(job)
+    assert [event.step for event in rig.told.only(job, Progress)] == [1, 2, 3]
+    previews = sorted(rig.told.only(job, Preview), key=lambda one: one.step)  # two threads encode them
+    assert [(one.step, one.width, one.height) for one in previews] == [(1, 32, 32), (2, 32, 32)]
+    rig.close()
+
+
+def test_cancelled_in_the_middle_no_tile_is_drawn_any_more() -> None:
+    runner = InTiles(allowed=2)
+    rig = Rig(runner, max_rows=3)
+    job = rig.post(**tiled(steps=6))
+    runner.wait_for_calls(3)
+    rig.cancel(job)
+    runner.allow_all()
+    rig.wait_ended(job)
+    assert isinstance(rig.told.ending(job), Cancelled)
+    after = rig.post(**tiled(seed=9))
+    rig.wait_ended(after)
+    assert runner.finished == [9] * 4
+    rig.close()
+
+
+def test_cancelled_while_some_tiles_are_decoded() -> None:
+    """What is decoded is thrown away with the rest."""
+    runner = InTiles(allowed=100)
+    finish = runner.finish
+
+    def finish_and_cancel(drawing: Sketch) -> object:
+        rig.engine.cancel(job, CancelReason.REQUESTED)
+        return finish(drawing)
+
+    runner.finish = finish_and_cancel
+    rig = Rig(runner, start=False)
+    job = rig.post(**tiled())
+    rig.engine.start()
+    rig.wait_ended(job)
+    assert isinstance(rig.told.ending(job), Cancelled)
+    assert len(runner.finished) == 1
+    rig.close()
+
+
+def test_a_picture_in_tiles_lets_others_in() -> None:
+    runner = InTiles(allowed=1)
+    rig = Rig(runner, max_rows=4)
+    jobs = [rig.post(**tiled()) for _ in range(2)]
+    runner.wait_for_calls(2)
+    assert {seed for call in runner.calls for seed, _ in call} == {1, 2}
+    runner.allow_all()
+    rig.wait_ended(*jobs)
+    rig.close()
+
+
+def sketch(key: str, **changes: object) -> Sketch:
+    usual = {"rows": 2, "pixels": 64, "index": 0, "seed": 0, "steps": 100, "width": 8, "height": 8}
+    return Sketch(key=key, **usual | changes)  # type: ignore[arg-type]
+
+
+def test_many_tiles_have_the_share_of_one_picture() -> None:
+    batching = Batching()
+    tiles, other = [sketch("tile", tiles=25) for _ in range(25)], sketch("other")
+    calls = []
+    for turn in range(90):
+        batch = batching.choose([*tiles, other], lambda key, pixels: 10)
+        for one in batch:
+            one.step, one.turn = one.step + 1, turn
+        calls.append(batch[0].key)
+        if other.done:
+            break
+    tile_calls, other_calls = calls.count("tile"), calls.count("other")
+    assert abs(5 * tile_calls - other_calls) <= 6, "a call of five tiles costs five times as much"
