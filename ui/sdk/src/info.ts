@@ -28,6 +28,8 @@ export interface Info {
   samplers: string[];
   loras: Adapter[];
   controls: Adapter[];
+  /** What the `upscale` task may name; absent from workers that know no such task. */
+  upscalers?: string[];
   limits: Limits & Record<string, number>;
 }
 

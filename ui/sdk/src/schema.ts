@@ -217,7 +217,7 @@ export interface operations {
                      * @default text-to-image
                      * @enum {string}
                      */
-                    task?: "text-to-image" | "image-to-image" | "inpainting";
+                    task?: "text-to-image" | "image-to-image" | "inpainting" | "upscale";
                     /**
                      * Prompt
                      * @example a red circle on a blue background
@@ -227,12 +227,12 @@ export interface operations {
                     negative_prompt?: string | null;
                     /**
                      * Width
-                     * @description pixels, a multiple of the model's `multiple`
+                     * @description pixels, a multiple of the model's `multiple`; the size of `image` if that is given
                      */
                     width?: number | null;
                     /**
                      * Height
-                     * @description pixels, a multiple of the model's `multiple`
+                     * @description pixels, a multiple of the model's `multiple`; the size of `image` if that is given
                      */
                     height?: number | null;
                     /** Steps */
@@ -255,6 +255,83 @@ export interface operations {
                     num_images?: number;
                     /** Sampler */
                     sampler?: string | null;
+                    /**
+                     * Image
+                     * @description what to begin with: base64 of a PNG, JPEG or WebP, for tasks but text-to-image
+                     */
+                    image?: string | null;
+                    /**
+                     * Mask
+                     * @description for inpainting: base64 of a PNG, JPEG or WebP; what is white is painted anew
+                     */
+                    mask?: string | null;
+                    /**
+                     * Strength
+                     * @description how much of `image` is given up; if left out 0.8, for upscale 0.35
+                     */
+                    strength?: number | null;
+                    /** @description for upscale: by what, and to how many times its size */
+                    upscale?: {
+                        /**
+                         * Factor
+                         * @description how often as wide and as high it becomes
+                         * @default 2
+                         * @enum {integer}
+                         */
+                        factor?: 2 | 4;
+                        /**
+                         * Upscaler
+                         * @description a name from `upscalers` in `/v1/info`
+                         * @default latent
+                         */
+                        upscaler?: string;
+                    } | null;
+                    /** Loras */
+                    loras?: {
+                        /** Name */
+                        name: string;
+                        /**
+                         * Scale
+                         * @description how often its weights count
+                         * @default 1
+                         */
+                        scale?: number;
+                    }[];
+                    /** Controls */
+                    controls?: {
+                        /** Name */
+                        name: string;
+                        /**
+                         * Image
+                         * @description the control picture: base64 of a PNG, JPEG or WebP
+                         */
+                        image: string;
+                        /**
+                         * Scale
+                         * @description how much it counts
+                         * @default 1
+                         */
+                        scale?: number;
+                        /**
+                         * Start
+                         * @description share of the steps after which it begins to count
+                         * @default 0
+                         */
+                        start?: number;
+                        /**
+                         * End
+                         * @description share of the steps after which it does not count any more
+                         * @default 1
+                         */
+                        end?: number;
+                        /**
+                         * Preprocessor
+                         * @description what makes the control picture from `image`; none: it is one already
+                         * @default none
+                         * @enum {string}
+                         */
+                        preprocessor?: "none" | "canny";
+                    }[];
                     preview?: {
                         /**
                          * Every

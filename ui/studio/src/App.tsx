@@ -15,7 +15,7 @@ import { usePage } from "./route.ts";
 import { keepSettings, readSettings, type Settings, type Task } from "./settings.ts";
 import { StudioContext, type Source, type Studio } from "./studio.ts";
 
-const TASKS: Record<string, Task> = { text: "text-to-image", image: "image-to-image", inpaint: "inpainting" };
+const TASKS: Record<string, Task> = { text: "text-to-image", image: "image-to-image", inpaint: "inpainting", upscale: "upscale" };
 
 export function App({ board, gallery }: { board: Board; gallery: Gallery }) {
   const page = usePage();

@@ -2,7 +2,7 @@
 
 import { useSyncExternalStore } from "react";
 
-export const PAGES = ["text", "image", "inpaint", "gallery", "worker"] as const;
+export const PAGES = ["text", "image", "inpaint", "upscale", "gallery", "worker"] as const;
 export type Page = (typeof PAGES)[number];
 
 export function openPage(page: Page): void {

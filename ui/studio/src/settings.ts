@@ -2,7 +2,7 @@
 
 import type { Info, JobRequest, Parameters } from "@sd-worker/sdk";
 
-export type Task = "text-to-image" | "image-to-image" | "inpainting";
+export type Task = "text-to-image" | "image-to-image" | "inpainting" | "upscale";
 
 export interface AdapterChoice {
   name: string;
@@ -22,6 +22,10 @@ export interface Settings {
   seedLocked: boolean;
   count: number;
   strength: number;
+  /** Of upscaling, which keeps more of the picture. */
+  upscaleStrength: number;
+  factor: 2 | 4;
+  upscaler: string;
   loras: AdapterChoice[];
   /** Whose defaults these are. */
   model: string;
@@ -52,6 +56,9 @@ export function defaults(info: Info): Settings {
     seedLocked: false,
     count: 1,
     strength: 0.8,
+    upscaleStrength: 0.35,
+    factor: 2,
+    upscaler: info.upscalers?.[0] ?? "latent",
     loras: [],
     model: model.id,
   };
@@ -63,8 +70,11 @@ export function readSettings(info: Info): Settings {
   try {
     const kept = JSON.parse(localStorage.getItem(NAME) ?? "{}") as Partial<Settings>;
     if (kept.model !== fresh.model) return { ...fresh, prompt: kept.prompt ?? "", negative: kept.negative ?? "" };
-    const offered = info.samplers.includes(kept.sampler ?? "");
-    return { ...fresh, ...kept, ...(!offered && { sampler: fresh.sampler }) };
+    const known = { ...fresh, ...kept };
+    if (!info.samplers.includes(known.sampler)) known.sampler = fresh.sampler;
+    if (!info.upscalers?.includes(known.upscaler)) known.upscaler = fresh.upscaler;
+    known.loras = known.loras.filter(({ name }) => loraNames(info).includes(name));
+    return known;
   } catch {
     return fresh;
   }
@@ -86,7 +96,8 @@ export function requestOf(settings: Settings, task: Task, info: Info): JobReques
     sampler: settings.sampler,
     seed: settings.seed,
     num_images: settings.count,
-    ...(task !== "text-to-image" && { strength: settings.strength }),
+    ...(task !== "text-to-image" && { strength: task === "upscale" ? settings.upscaleStrength : settings.strength }),
+    ...(task === "upscale" && { upscale: { factor: settings.factor, upscaler: settings.upscaler } }),
     ...(settings.loras.length > 0 && { loras: settings.loras }),
     preview: { every: Math.max(1, Math.round(settings.steps / 10)), size: PREVIEW_SIDE, format: "webp" },
     model: info.model.id,
@@ -96,7 +107,7 @@ export function requestOf(settings: Settings, task: Task, info: Info): JobReques
 /** Another picture's settings in place of one's own, as far as this worker offers them. */
 export function reuse(settings: Settings, from: Partial<Drawn>, info: Info): Settings {
   const offered = info.samplers.includes(from.sampler ?? "") ? from.sampler! : settings.sampler;
-  const { task: _task, model: _model, sampler: _sampler, count: _count, ...rest } = from;
+  const { task: _task, model: _model, sampler: _sampler, count: _count, upscaler: _upscaler, ...rest } = from;
   const loras = (from.loras ?? settings.loras).filter(({ name }) => loraNames(info).includes(name));
   return { ...settings, ...rest, sampler: offered, loras, seedLocked: from.seed !== undefined, model: info.model.id };
 }

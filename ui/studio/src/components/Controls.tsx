@@ -6,6 +6,7 @@ import { LoraField } from "./LoraField.tsx";
 import { NumberField } from "./NumberField.tsx";
 import { SeedField } from "./SeedField.tsx";
 import { SizeField } from "./SizeField.tsx";
+import { UpscaleField } from "./UpscaleField.tsx";
 
 export function Controls({ task }: { task: Task }) {
   const { info, settings, change } = useStudio();
@@ -32,9 +33,9 @@ export function Controls({ task }: { task: Task }) {
           onChange={(event) => change({ negative: event.target.value })}
         />
       </label>
-      {task === "text-to-image" ? (
-        <SizeField />
-      ) : (
+      {task === "text-to-image" && <SizeField />}
+      {task === "upscale" && <UpscaleField />}
+      {(task === "image-to-image" || task === "inpainting") && (
         <NumberField label="Strength" value={settings.strength} min={0.01} max={1} step={0.01} onChange={(strength) => change({ strength })} />
       )}
       <NumberField label="Steps" value={settings.steps} min={1} max={limits.max_steps} sliderMax={Math.min(60, limits.max_steps)} step={1} onChange={(steps) => change({ steps })} />

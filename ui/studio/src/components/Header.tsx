@@ -11,6 +11,7 @@ const PAGES: { page: Page; label: string; task?: string }[] = [
   { page: "text", label: "Text to image", task: "text-to-image" },
   { page: "image", label: "Image to image", task: "image-to-image" },
   { page: "inpaint", label: "Inpainting", task: "inpainting" },
+  { page: "upscale", label: "Upscale", task: "upscale" },
   { page: "gallery", label: "Gallery" },
   { page: "worker", label: "Worker" },
 ];

@@ -15,6 +15,7 @@ const PATHS = {
   undo: "M8.5 5L4.5 9l4 4M4.5 9H14a5.5 5.5 0 0 1 0 11h-3",
   redo: "M15.5 5l4 4-4 4M19.5 9H10a5.5 5.5 0 0 0 0 11h3",
   invert: "M12 4a8 8 0 1 0 0 16 8 8 0 0 0 0-16zM12 4v16M15 6v12M18 8.5v7",
+  enlarge: "M4 20h7v-7H4zM13 4h7v7M20 4l-8 8",
   trash: "M5 7h14M9.5 7V4.5h5V7M7 7l1 13h8l1-13",
   swap: "M8 5L4 9l4 4M4 9h16M16 11l4 4-4 4M20 15H4",
   compare: "M12 4v16M5 6h4.5v12H5zM14.5 6H19v12h-4.5",

@@ -11,7 +11,7 @@ export function PictureActions({ picture, onRemoved }: { picture: Picture; onRem
   const { info, settings, change, setSource, select, gallery } = useStudio();
   const url = useObjectUrl(picture.blob);
   const type = picture.blob.type.split("/")[1] ?? "png";
-  const begin = (page: "image" | "inpaint") => {
+  const begin = (page: "image" | "inpaint" | "upscale") => {
     setSource({ blob: picture.blob, width: picture.width, height: picture.height });
     change({ prompt: picture.drawn.prompt, negative: picture.drawn.negative });
     select(null);
@@ -39,6 +39,11 @@ export function PictureActions({ picture, onRemoved }: { picture: Picture; onRem
       {info.tasks.includes("inpainting") && (
         <button type="button" onClick={() => begin("inpaint")}>
           <Icon name="brush" /> Inpaint
+        </button>
+      )}
+      {info.tasks.includes("upscale") && (
+        <button type="button" onClick={() => begin("upscale")}>
+          <Icon name="enlarge" /> Upscale
         </button>
       )}
       <button

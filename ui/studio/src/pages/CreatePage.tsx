@@ -23,7 +23,7 @@ export function CreatePage({ task }: { task: Task }) {
   const { info, settings, change, source, selected, select, board } = useStudio();
   const entries = useEntries();
   const pictures = usePictures();
-  const [fit, setFit] = useState<"model" | "own">("model");
+  const [fit, setFit] = useState<"model" | "own">(task === "upscale" ? "own" : "model");
   const [feather, setFeather] = useState(0);
   const [posting, setPosting] = useState(false);
   const [fault, setFault] = useState<string | null>(null);
@@ -52,7 +52,8 @@ export function CreatePage({ task }: { task: Task }) {
     const current = settings.seedLocked ? settings : { ...settings, seed: randomSeed() };
     change({ seed: current.seed });
     const { seedLocked: _, ...rest } = current;
-    const drawn = { ...rest, task, ...(working && { width: working.width, height: working.height }) };
+    const factor = task === "upscale" ? settings.factor : 1;
+    const drawn = { ...rest, task, ...(working && { width: working.width * factor, height: working.height * factor }) };
     try {
       const request: JobRequest = requestOf(current, task, info);
       if (working) request.image = await toBase64(working.blob);
