@@ -69,6 +69,7 @@ ROOMS = (
         ),
         only_in={"sse_starlette": "/stream.py", "python_multipart": "/form.py", "PIL": ("/pictures.py", "/masks.py")},
     ),
+    Room("worker/studio"),
     Room("worker/jobs", ("worker.errors",)),
     Room("worker/state", ("pydantic", "worker.errors", "worker.jobs")),
     Room(

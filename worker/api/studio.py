@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -22,17 +22,10 @@ MEDIA_TYPES = {
 ALWAYS_ASK = "no-cache"
 FOR_EVER = "public, max-age=31536000, immutable"
 """For files whose names change with their content."""
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' blob: data:",  # finished pictures and previews are fetched, since they may need the token
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
+# Finished pictures and previews are fetched, since they may need the token, and shown as blob: and data:.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
@@ -64,7 +57,7 @@ def router(files: Mapping[str, File]) -> APIRouter:
     return routes
 
 
-def _answer(file: File) -> object:
+def _answer(file: File) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         headers = {
             "ETag": file.etag,
