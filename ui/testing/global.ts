@@ -1,4 +1,4 @@
-/** Two real workers for all tests: an open one, and a guarded one with next to no room. */
+/** Two real workers for all tests: an open one, and a guarded one with room for one running job and one that waits. */
 
 import type { TestProject } from "vitest/node";
 
@@ -16,7 +16,7 @@ declare module "vitest" {
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const workers = await Promise.all([
     startWorker(),
-    startWorker(["--queue-capacity", "1", "--retain-jobs", "1"], { SDW_TOKEN: TOKEN }),
+    startWorker(["--queue-capacity", "1", "--max-rows", "2", "--retain-jobs", "1"], { SDW_TOKEN: TOKEN }),
   ]);
   project.provide("open", workers[0].url);
   project.provide("guarded", workers[1].url);
