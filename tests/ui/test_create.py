@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.ui.studio import BLUE, CIRCLE, GREEN, RED, fill, generate, pixels, share
 
@@ -70,11 +70,21 @@ def test_a_mask_is_undone_inverted_and_cleared(page: Page) -> None:
     draw_circle(page)
     page.get_by_role("button", name="Inpaint").click()
     canvas = page.get_by_role("application")
-    painted = lambda: canvas.evaluate(  # noqa: E731
-        "(c) => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 == 3 && v > 127)"
-        ".length"
-    )
-    tool = lambda name: page.get_by_role("toolbar").get_by_role("button", name=name)  # noqa: E731
+
+    def painted() -> int:
+        """Pixels that are at least half painted, once the page has drawn what it was told."""
+        count: int = canvas.evaluate(
+            """async (canvas) => {
+                await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+                const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+                return data.filter((value, index) => index % 4 === 3 && value > 127).length;
+            }"""
+        )
+        return count
+
+    def tool(name: str) -> Locator:
+        return page.get_by_role("toolbar").get_by_role("button", name=name)
+
     assert painted() == 0
     canvas.press("Space")
     dot = painted()

@@ -115,13 +115,16 @@ export class Mask extends Store<MaskState> {
     }
     if (deed.type === "stroke") {
       context.globalCompositeOperation = deed.erase ? "destination-out" : "source-over";
-      context.strokeStyle = "white";
+      context.strokeStyle = context.fillStyle = "white";
       context.lineWidth = deed.size;
       context.lineCap = context.lineJoin = "round";
       const [first, ...rest] = deed.points;
+      context.beginPath(); // a line of no length leaves nothing, a click leaves a dot
+      context.arc(first!.x, first!.y, deed.size / 2, 0, 2 * Math.PI);
+      context.fill();
       context.beginPath();
       context.moveTo(first!.x, first!.y);
-      for (const { x, y } of rest.length > 0 ? rest : deed.points) context.lineTo(x, y);
+      for (const { x, y } of rest) context.lineTo(x, y);
       context.stroke();
     }
     context.restore();
