@@ -84,6 +84,7 @@ ROOMS = (
             "PIL": ("/pictures.py", "/masks.py"),
         },
     ),
+    Room("worker/studio"),
     Room("worker/jobs", ("worker.errors",)),
     Room("worker/state", ("pydantic", "worker.errors", "worker.jobs")),
     Room(

@@ -129,6 +129,7 @@ def test_draws_the_picture_into_the_callers_directory_and_stops_the_worker() -> 
     assert notes() == ["posted a [red] circle", "stopped"]
     for shown in ("demo.png", "seed", "7", "8 x 8", "denoising", "1.250 s", "1.850 s", "exit status 0"):
         assert shown in printed
+    assert printed.splitlines()[-1].endswith("run bin/sd-worker-cpu and open http://127.0.0.1:8600/")
 
 
 def test_a_failed_job_is_one_line_and_the_worker_is_stopped() -> None:

@@ -13,7 +13,7 @@ from opentelemetry.trace import TracerProvider
 from shared_worker.auth import Tokens
 from shared_worker.contract import WorkerInfo
 from worker import __version__
-from worker.api import images, jobs, probes, problems, stream
+from worker.api import images, jobs, probes, problems, stream, studio
 from worker.api.access import RequireToken
 from worker.api.headers import SecurityHeaders
 from worker.api.openai import router as openai
@@ -60,7 +60,9 @@ def create_app(
     if sdapi:
         app.include_router(front_ends.router(service, facts))
     app.include_router(probes.router(service, facts, metrics, worker_info))
-    app.add_middleware(RequireToken, tokens=tokens, metrics_too=metrics_auth)
+    page = studio.load()
+    app.include_router(studio.router(page))
+    app.add_middleware(RequireToken, tokens=tokens, metrics_too=metrics_auth, page=page)
     if cors_origins:  # outside of the token: a browser's preflight cannot carry one
         app.add_middleware(
             CORSMiddleware,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 
@@ -11,16 +12,21 @@ import pytest
 from tests.serving import PROMPT, ServedWorker
 
 TOKENS = ["secret-one", "secret-two-ü"]
-CLOSED = ["/v1/jobs", "/v1/jobs/x", "/v1/jobs/x/stream", "/v1/jobs/x/images/0", "/v1/info", "/", "/docs", "/redoc"]
+CLOSED = ["/v1/jobs", "/v1/jobs/x", "/v1/jobs/x/stream", "/v1/jobs/x/images/0", "/v1/info", "/docs", "/redoc"]
 CLOSED += [
     "/openapi.json",
     "/health/",
     "/ready/x",
     "/metrics/../v1/info",
-    "//health",
     "/HEALTH",
     "/nowhere",
     "/%2Fhealth",
+    "/index.html",
+    "/assets",
+    "/assets/",
+    "/assets/x.js",
+    "/assets/../v1/info",
+    "/assets/..%2Fv1%2Finfo",
 ]
 
 
@@ -52,6 +58,17 @@ def test_everything_else_is_closed_for_every_method(guarded: ServedWorker, metho
         assert response.headers["www-authenticate"] == "Bearer"
         if method != "HEAD":
             assert response.json()["code"] == "unauthorized"
+
+
+def test_the_studios_page_is_open_since_it_cannot_bring_a_token_before_it_is_loaded(guarded: ServedWorker) -> None:
+    page = guarded.client.get("/")
+    assert page.status_code == 200
+    loaded = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
+    assert len(loaded) >= 3
+    for path in loaded:
+        assert guarded.client.get(path).status_code == 200, path
+        assert guarded.client.get(f"{path}/").status_code == 401
+        assert guarded.client.get(path.upper()).status_code == 401
 
 
 def test_a_refused_post_starts_nothing(guarded: ServedWorker) -> None:
@@ -92,7 +109,11 @@ def test_a_host_header_opens_nothing(guarded: ServedWorker, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["http://x/health/../v1/info", "/v1/info?/health", "/v1/info#/health", "/health%2F..%2Fv1%2Finfo", "*"]
+    "target",
+    [
+        *("http://x/health/../v1/info", "/v1/info?/health", "/v1/info#/health", "/health%2F..%2Fv1%2Finfo", "*"),
+        *("//", "//health", "/./v1/info", "/assets/../v1/info", "//v1/info"),
+    ],
 )
 def test_a_crooked_target_opens_nothing(guarded: ServedWorker, target: str) -> None:
     assert raw(guarded, f"GET {target} HTTP/1.1\nHost: x\n\n") in (400, 401)

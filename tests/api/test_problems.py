@@ -16,9 +16,7 @@ from worker.api import problems
 from worker.errors import FieldFault, InvalidRequest, QueueFull
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/v2/jobs", "/v1/jobs/", "/v1/jobs/a/b", "/%00", "/" + "x" * 5000, "/../etc/passwd"]
-)
+@pytest.mark.parametrize("path", ["/v2/jobs", "/v1/jobs/", "/v1/jobs/a/b", "/%00", "/" + "x" * 5000, "/../etc/passwd"])
 def test_a_path_that_leads_nowhere(instant: ServedWorker, path: str) -> None:
     response = instant.client.get(path)
     assert (response.status_code, response.json()["code"]) == (404, "not_found")

@@ -18,7 +18,7 @@ PATHS = (
     "/v1/info",
     "/docs",
     "/openapi.json",
-    "/",
+    "/assets/x.js",
 )
 SPELLINGS = (
     lambda path: path,

@@ -58,7 +58,8 @@ def test_bombs_and_odd_formats(report: Report) -> None:
     headers = {"Content-Type": "application/json"}
     waits: list[float] = []
     with WorkerProcess(None) as worker:
-        for body in itertools.islice(itertools.cycle(bodies), max(len(bodies), posts // 4)):  # what threads keep at hand
+        # What threads keep at hand is there after a while.
+        for body in itertools.islice(itertools.cycle(bodies), max(len(bodies), posts // 4)):
             assert worker.client.post("/v1/jobs", content=body, headers=headers).status_code == 422
         before = resident_bytes(worker.process.pid)
         for body in itertools.islice(itertools.cycle(bodies), posts):

@@ -1,6 +1,10 @@
-"""Who may come in: a bearer token on every route but the probes and, unless they are guarded too, the metrics."""
+"""Who may come in: a bearer token on every route but the probes, the files of the studio's page, which hold nothing of
+anybody's, and, unless they are guarded too, the metrics.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -15,10 +19,11 @@ METRICS = "/metrics"
 class RequireToken:
     """ASGI middleware. Decides by the path of the request line alone: a Host header can say anything."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, *, metrics_too: bool) -> None:
+    def __init__(self, app: ASGIApp, tokens: Tokens, *, metrics_too: bool, page: Iterable[str]) -> None:
         self._app = app
         self._tokens = tokens
-        self._open = PROBES if metrics_too else (*PROBES, METRICS)
+        self._open = frozenset((*PROBES, *page, *(() if metrics_too else (METRICS,))))
+        """Whole paths, compared letter by letter."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or scope.get("path") in self._open or not self._tokens:

@@ -34,6 +34,7 @@ STOP_S = 40.0
 """More than the worker's own drain budget."""
 STOPPED_BY_SIGTERM = (0, -signal.SIGTERM, 128 + signal.SIGTERM)
 LOG_LINES = 15
+STUDIO = "more in the studio: run bin/sd-worker-cpu and open http://127.0.0.1:8600/"
 PHASES = {
     "queue_s": "waiting",
     "encode_s": "reading the prompt",
@@ -109,6 +110,7 @@ def run(arguments: argparse.Namespace, launcher: Path, console: Console) -> None
         except ClientError as error:
             raise DemoError(str(error)) from None
     console.print(f"worker stopped, exit status {worker.returncode}")
+    console.print(STUDIO)
 
 
 def free_port() -> int:

@@ -1,0 +1,50 @@
+"""The studio as a person uses it, and its pictures as pixels."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from playwright.sync_api import Locator, Page
+
+RED, GREEN, BLUE = (0, 1, 2)
+CIRCLE = "a red circle on a blue background"
+Pixels = npt.NDArray[np.uint8]
+
+
+def fill(page: Page, prompt: str, steps: int, seed: int = 7) -> None:
+    """Set what most tests set; the seed is then kept."""
+    page.get_by_role("textbox", name="Prompt", exact=True).fill(prompt)
+    for name, value in (("Steps", steps), ("Seed", seed)):
+        field = page.get_by_role("textbox", name=name, exact=True)
+        field.fill(str(value))
+        field.press("Tab")
+
+
+def generate(page: Page) -> None:
+    """As most people will."""
+    page.keyboard.press("Control+Enter")
+
+
+def pixels(picture: Locator) -> Pixels:
+    """What an `img` shows, in its own size.  # [height, width, 3]"""
+    url = picture.evaluate(
+        """(image) => {
+            const canvas = document.createElement("canvas");
+            [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+            canvas.getContext("2d").drawImage(image, 0, 0);
+            return canvas.toDataURL("image/png");
+        }"""
+    )
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def share(picture: Pixels, colour: int) -> float:
+    """The share of pixels in which that channel is far above the others."""
+    others = [channel for channel in (RED, GREEN, BLUE) if channel != colour]
+    signed = picture.astype(int)
+    return float((signed[..., colour] > signed[..., others].max(axis=2) + 60).mean())

@@ -1,0 +1,112 @@
+"""Each page's main path, to the pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.ui.studio import BLUE, CIRCLE, GREEN, RED, fill, generate, pixels, share
+
+pytestmark = pytest.mark.guard(300)
+
+
+def draw_circle(page: Page) -> None:
+    """The newest picture is then a red circle."""
+    fill(page, CIRCLE, steps=8)
+    generate(page)
+    page.locator("img.finished").wait_for()
+
+
+def test_text_to_image(page: Page) -> None:
+    fill(page, CIRCLE, steps=8)
+    generate(page)
+    page.locator("img.preview").wait_for()
+    expect(page.get_by_role("status").filter(has_text="Step")).to_be_visible()
+    picture = pixels(page.locator("img.finished"))
+    assert picture.shape == (128, 128, 3)
+    assert 0.05 < share(picture, RED) < 0.6
+    assert share(picture, BLUE) > 0.3
+    assert share(picture[48:80, 48:80], RED) > 0.9
+    expect(page.locator(".caption")).to_contain_text("seed 7")
+
+
+def test_image_to_image_and_inpainting(page: Page) -> None:
+    draw_circle(page)
+    before = pixels(page.locator("img.finished"))
+
+    page.get_by_role("button", name="To image").click()
+    fill(page, "a green circle on a blue background", steps=8)
+    strength = page.get_by_role("textbox", name="Strength", exact=True)
+    strength.fill("0.95")
+    strength.press("Tab")
+    generate(page)
+    page.locator(".before-after-line").wait_for()
+    assert np.array_equal(pixels(page.get_by_role("img", name="Before")), before)
+    assert share(pixels(page.locator(".before-after img").first), GREEN) > 0.03
+
+    page.get_by_role("link", name="Inpainting").click()
+    canvas = page.get_by_role("application")
+    box = canvas.bounding_box()
+    assert box is not None
+    scale = box["width"] / 128
+    page.mouse.move(box["x"] + 20 * scale, box["y"] + 24 * scale)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 60 * scale, box["y"] + 24 * scale, steps=8)
+    page.mouse.up()
+    fill(page, "a yellow star on a red background", steps=6)
+    generate(page)
+    page.locator(".before-after-line").wait_for()
+    after = pixels(page.locator(".before-after img").first).astype(int)
+    changed = np.abs(after - before).max(axis=2) > 0
+    rows, columns = np.nonzero(changed)
+    assert changed.sum() > 300  # something was repainted
+    radius = 128 / 6 / 2 + 2
+    assert (24 - radius <= rows.min(), rows.max() <= 24 + radius) == (True, True)
+    assert (20 - radius <= columns.min(), columns.max() <= 60 + radius) == (True, True)
+
+
+def test_a_mask_is_undone_inverted_and_cleared(page: Page) -> None:
+    draw_circle(page)
+    page.get_by_role("button", name="Inpaint").click()
+    canvas = page.get_by_role("application")
+
+    def painted() -> int:
+        """Pixels that are at least half painted, once the page has drawn what it was told."""
+        count: int = canvas.evaluate(
+            """async (canvas) => {
+                await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+                const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+                return data.filter((value, index) => index % 4 === 3 && value > 127).length;
+            }"""
+        )
+        return count
+
+    def tool(name: str) -> Locator:
+        return page.get_by_role("toolbar").get_by_role("button", name=name)
+
+    assert painted() == 0
+    canvas.press("Space")
+    dot = painted()
+    assert 200 < dot < 600
+    tool("Invert").click()
+    assert abs(painted() + dot - 128 * 128) < 200  # but for the edge, which is half of each
+    tool("Undo").click()
+    assert painted() == dot
+    tool("Redo").click()
+    tool("Undo").click()
+    tool("Eraser").click()
+    canvas.press("Space")
+    assert painted() < dot / 10
+    tool("Undo").click()
+    tool("Clear").click()
+    assert painted() == 0
+
+
+def test_what_is_missing_is_said_and_nothing_is_posted(page: Page) -> None:
+    posts: list[str] = []
+    page.on("request", lambda request: posts.append(request.url) if request.method == "POST" else None)
+    page.get_by_role("textbox", name="Prompt", exact=True).fill("")
+    generate(page)
+    expect(page.get_by_role("alert")).to_have_text("This needs a prompt.")
+    assert posts == []

@@ -1,0 +1,97 @@
+"""Jobs that run: cancelled, several at once, left alone by a reload, and by a network that goes and comes."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests import real
+from tests.ui.conftest import PATIENCE_MS
+from tests.ui.line import Line
+from tests.ui.studio import CIRCLE, RED, fill, generate, pixels, share
+
+pytestmark = pytest.mark.guard(300)
+STEP = "Step"
+
+
+def jobs(worker_url: str) -> list[dict[str, object]]:
+    """Newest first."""
+    listed: list[dict[str, object]] = httpx.get(f"{worker_url}/v1/jobs").json()["jobs"]
+    return listed
+
+
+def test_escape_cancels(page: Page, worker_url: str) -> None:
+    fill(page, CIRCLE, steps=150)
+    generate(page)
+    expect(page.get_by_role("status").filter(has_text=STEP)).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("status").filter(has_text="Cancelled")).to_be_visible()
+    assert jobs(worker_url)[0]["status"] == "cancelled"
+    page.get_by_role("button", name="Dismiss", exact=True).click()
+    expect(page.locator(".job-card")).to_have_count(0)
+
+
+def test_two_jobs_at_once_each_with_its_bar(page: Page) -> None:
+    fill(page, CIRCLE, steps=150)
+    generate(page)
+    expect(page.locator(".job-card")).to_have_count(1)
+    fill(page, "a green square", steps=3)
+    generate(page)
+    expect(page.locator(".job-card")).to_have_count(2)
+    expect(page.locator(".caption-prompt")).to_have_text("a green square")  # the short one overtook the long one
+    page.get_by_role("button", name="Cancel this job").click()
+    expect(page.locator(".job-card[data-status=cancelled]")).to_have_count(1)
+
+
+def test_a_reload_loses_no_running_job(page: Page, worker_url: str) -> None:
+    fill(page, CIRCLE, steps=40)
+    generate(page)
+    page.locator("img.preview").wait_for()
+    page.reload()
+    page.locator("img.preview").wait_for()
+    assert jobs(worker_url)[0]["status"] == "running"
+    assert share(pixels(page.locator("img.finished")), RED) > 0.05
+    assert len([job for job in jobs(worker_url) if job["status"] == "running"]) == 0
+    page.reload()
+    page.locator("img.finished").wait_for()  # now out of the gallery
+    expect(page.locator(".job-card")).to_have_count(0)
+
+
+def test_a_network_that_goes_and_comes_loses_no_running_job(browser: Browser, line: Line) -> None:
+    with browser.new_context(base_url=line.url) as context:
+        context.set_default_timeout(PATIENCE_MS)
+        page = context.new_page()
+        page.goto("/")
+        fill(page, CIRCLE, steps=40)
+        generate(page)
+        page.locator("img.preview").wait_for()
+        line.cut()
+        expect(page.get_by_role("status").filter(has_text="Connection lost")).to_be_visible()
+        line.mend()
+        assert share(pixels(page.locator("img.finished")), RED) > 0.05
+
+
+def test_the_token_is_asked_for_and_kept_for_the_visit(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDW_TOKEN", "a-token")
+    guarded = real.start()
+    try:
+        with browser.new_context(base_url=guarded.url) as context:
+            context.set_default_timeout(PATIENCE_MS)
+            page = context.new_page()
+            page.goto("/")
+            token = page.get_by_label("Token", exact=True)
+            for wrong_then_right in ("wrong", "a-token"):
+                token.fill(wrong_then_right)
+                page.get_by_role("button", name="Open the studio").click()
+                if wrong_then_right == "wrong":
+                    expect(page.get_by_role("alert")).to_be_visible()
+            fill(page, CIRCLE, steps=3)
+            page.reload()
+            generate(page)
+            page.locator("img.finished").wait_for()
+            page.get_by_role("link", name="Worker").click()
+            page.get_by_role("button", name="Forget the token").click()
+            expect(token).to_be_visible()
+    finally:
+        real.stop(guarded)

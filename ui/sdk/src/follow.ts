@@ -1,0 +1,122 @@
+/** One job's stream across as many connections as it takes: no event is missed and none comes twice. */
+
+import { createParser, type EventSourceMessage } from "eventsource-parser";
+
+import { isEnd, type JobEvent } from "./events.ts";
+import { pause } from "./pause.ts";
+import { WorkerError } from "./problem.ts";
+
+export interface FollowOptions {
+  /** The id of the last event already seen. Default: 0, all of them. */
+  lastEventId?: number;
+  /** A connection on which nothing comes for so long is given up and made again. The worker speaks every 15 s. */
+  silenceMs?: number;
+  /** Called whenever the connection is there (true) or lost (false). */
+  onConnection?: (connected: boolean) => void;
+  signal?: AbortSignal | undefined;
+}
+
+type Request = (path: string, init: RequestInit) => Promise<Response>;
+
+const SILENCE_MS = 40_000;
+const FIRST_RETRY_MS = 300;
+const LONGEST_RETRY_MS = 10_000;
+
+/**
+ * Ends after the job's last event, or at once when that was seen already. Throws WorkerError when the worker knows
+ * the job no more (404, 410) or asks for a token (401), and the signal's reason when that aborts.
+ */
+export async function* follow(
+  request: Request,
+  jobId: string,
+  options: FollowOptions,
+): AsyncGenerator<JobEvent, void, void> {
+  const { signal } = options;
+  let lastId = options.lastEventId ?? 0;
+  let failures = 0;
+  for (;;) {
+    signal?.throwIfAborted();
+    const connection = new Connection(options.silenceMs ?? SILENCE_MS, signal);
+    let waitMs = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** failures) * (0.75 + Math.random() / 2);
+    try {
+      const response = await request(`/v1/jobs/${encodeURIComponent(jobId)}/stream`, {
+        headers: { Accept: "text/event-stream", ...(lastId > 0 && { "Last-Event-ID": String(lastId) }) },
+        cache: "no-store",
+        signal: connection.signal,
+      });
+      if (response.status === 204 || response.body === null) return;
+      options.onConnection?.(true);
+      for await (const message of connection.read(response.body)) {
+        failures = 0;
+        const id = Number(message.id);
+        if (!(id > lastId)) continue;
+        lastId = id;
+        const event = { ...JSON.parse(message.data), id } as JobEvent;
+        yield event;
+        if (isEnd(event)) return;
+      }
+      waitMs = connection.retryMs ?? waitMs;
+    } catch (error) {
+      signal?.throwIfAborted();
+      if (error instanceof WorkerError) {
+        if (!error.temporary) throw error;
+        if (error.retryAfterS !== null) waitMs = error.retryAfterS * 1000;
+      }
+    } finally {
+      connection.close();
+    }
+    options.onConnection?.(false);
+    failures += 1;
+    await pause(waitMs, signal);
+  }
+}
+
+/** One connection: aborted by silence or by the caller's signal, and closed with whoever stops reading. */
+class Connection {
+  readonly #controller = new AbortController();
+  readonly #silenceMs: number;
+  readonly #outer: AbortSignal | undefined;
+  readonly #abort = () => this.#controller.abort(this.#outer?.reason);
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  /** What the worker's `retry:` asked for. */
+  retryMs: number | null = null;
+
+  constructor(silenceMs: number, outer: AbortSignal | undefined) {
+    this.#silenceMs = silenceMs;
+    this.#outer = outer;
+    outer?.addEventListener("abort", this.#abort);
+    this.#heard();
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  async *read(body: ReadableStream<Uint8Array>): AsyncGenerator<EventSourceMessage, void, void> {
+    const messages: EventSourceMessage[] = [];
+    const parser = createParser({
+      onEvent: (message) => messages.push(message),
+      onRetry: (ms) => (this.retryMs = ms),
+    });
+    const reader = body.getReader();
+    const decoder = new TextDecoder();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      this.#heard();
+      parser.feed(decoder.decode(value, { stream: true }));
+      yield* messages.splice(0);
+    }
+  }
+
+  close(): void {
+    clearTimeout(this.#timer);
+    this.#outer?.removeEventListener("abort", this.#abort);
+    this.#controller.abort();
+  }
+
+  #heard(): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#controller.abort(), this.#silenceMs);
+  }
+}

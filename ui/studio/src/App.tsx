@@ -1,0 +1,67 @@
+/** The frame: pages, the worker's state, the token where it is asked for, and what all pages share. */
+
+import { WorkerError } from "@sd-worker/sdk";
+import { useWorker } from "@sd-worker/react";
+import { useCallback, useEffect, useMemo, useState } from "react";
+
+import type { Board } from "./board.ts";
+import { Header } from "./components/Header.tsx";
+import { TokenPrompt } from "./components/TokenPrompt.tsx";
+import type { Gallery } from "./gallery.ts";
+import { CreatePage } from "./pages/CreatePage.tsx";
+import { GalleryPage } from "./pages/GalleryPage.tsx";
+import { WorkerPage } from "./pages/WorkerPage.tsx";
+import { usePage } from "./route.ts";
+import { keepSettings, readSettings, type Settings, type Task } from "./settings.ts";
+import { StudioContext, type Source, type Studio } from "./studio.ts";
+
+const TASKS: Record<string, Task> = { text: "text-to-image", image: "image-to-image", inpaint: "inpainting", upscale: "upscale" };
+
+export function App({ board, gallery }: { board: Board; gallery: Gallery }) {
+  const page = usePage();
+  const { info, error, refresh } = useWorker(page === "worker" ? 2000 : 5000);
+  const [settings, setSettings] = useState<Settings | null>(null);
+  const [source, setSource] = useState<Source | null>(null);
+  const [selected, select] = useState<string | null>(null);
+  const unauthorized = error instanceof WorkerError && error.status === 401;
+
+  const model = info?.model.id;
+  useEffect(() => {
+    if (info) setSettings(readSettings(info));
+  }, [model]); // the model's defaults, once for each model
+  const letIn = info !== null && !unauthorized;
+  useEffect(() => {
+    if (letIn) board.resume();
+  }, [board, letIn]);
+
+  const change = useCallback((part: Partial<Settings>) => {
+    setSettings((before) => {
+      if (before === null) return before;
+      const next = { ...before, ...part };
+      keepSettings(next);
+      return next;
+    });
+  }, []);
+
+  const studio = useMemo<Studio | null>(
+    () => info && settings && { info, settings, change, source, setSource, selected, select, board, gallery },
+    [info, settings, change, source, selected, board, gallery],
+  );
+  const task = TASKS[page];
+  return (
+    <>
+      <Header info={info} reachable={error === null || error instanceof WorkerError} />
+      {unauthorized && <TokenPrompt refused={info !== null || error.message !== ""} onToken={refresh} />}
+      {studio ? (
+        <StudioContext value={studio}>
+          {task && studio.info.tasks.includes(task) && <CreatePage key={task} task={task} />}
+          {task && !studio.info.tasks.includes(task) && <main className="notice">This worker’s model does not do that.</main>}
+          {page === "gallery" && <GalleryPage />}
+          {page === "worker" && <WorkerPage error={error} />}
+        </StudioContext>
+      ) : (
+        !unauthorized && <main className="notice">{error ? "The worker cannot be reached. Trying again…" : "Asking the worker…"}</main>
+      )}
+    </>
+  );
+}

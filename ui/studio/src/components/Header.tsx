@@ -1,0 +1,49 @@
+/** The bar above all pages: where one can go, how the worker is, light or dark. */
+
+import type { Info } from "@sd-worker/sdk";
+import { useState } from "react";
+
+import { type Page, usePage } from "../route.ts";
+import { applyTheme, isDark, readTheme } from "../theme.ts";
+import { Icon } from "./Icon.tsx";
+
+const PAGES: { page: Page; label: string; task?: string }[] = [
+  { page: "text", label: "Text to image", task: "text-to-image" },
+  { page: "image", label: "Image to image", task: "image-to-image" },
+  { page: "inpaint", label: "Inpainting", task: "inpainting" },
+  { page: "upscale", label: "Upscale", task: "upscale" },
+  { page: "gallery", label: "Gallery" },
+  { page: "worker", label: "Worker" },
+];
+
+export function Header({ info, reachable }: { info: Info | null; reachable: boolean }) {
+  const open = usePage();
+  const [theme, setTheme] = useState(readTheme);
+  const dark = isDark(theme);
+  const status = reachable ? (info?.worker.status ?? "unknown") : "unreachable";
+  const turn = () => {
+    const next = dark ? "light" : "dark";
+    applyTheme(next);
+    setTheme(next);
+  };
+  return (
+    <header className="header">
+      <span className="header-name">sd-worker</span>
+      <nav aria-label="Pages">
+        {PAGES.filter(({ task }) => !task || info?.tasks.includes(task)).map(({ page, label }) => (
+          <a key={page} href={`#/${page}`} aria-current={page === open ? "page" : undefined}>
+            {label}
+          </a>
+        ))}
+      </nav>
+      <span className="header-status" data-status={status} title={`The worker is ${status}`}>
+        <i aria-hidden="true" />
+        <span className="header-model">{info?.model.id ?? "no worker"}</span>
+        <span className="visually-hidden">: {status}</span>
+      </span>
+      <button className="icon" type="button" onClick={turn} aria-label={dark ? "Light colours" : "Dark colours"}>
+        <Icon name={dark ? "sun" : "moon"} />
+      </button>
+    </header>
+  );
+}

@@ -1,0 +1,44 @@
+/** A job that is not done, large: its preview as it becomes clear, or why there is none. */
+
+import { hasEnded } from "@sd-worker/sdk";
+import { useJobWatch } from "@sd-worker/react";
+
+import type { Entry } from "../board.ts";
+import { useStudio } from "../studio.ts";
+import { JobBar, phaseOf } from "./JobBar.tsx";
+
+export function JobStage({ entry }: { entry: Entry }) {
+  const { select, board } = useStudio();
+  const job = useJobWatch(entry.watch)!;
+  const { preview } = job;
+  const shape = { aspectRatio: `${entry.drawn.width} / ${entry.drawn.height}` };
+  const over = hasEnded(job.status) && job.status !== "completed";
+  return (
+    <>
+      <figure className="canvas" style={shape} data-wide={entry.drawn.width >= entry.drawn.height} data-job={entry.id}>
+        {preview ? (
+          <img className="preview" src={`data:image/${preview.format};base64,${preview.image}`} alt={`Preview: ${entry.drawn.prompt}`} />
+        ) : (
+          <div className="blank" data-over={over}>{over ? phaseOf(job) : ""}</div>
+        )}
+      </figure>
+      {over ? (
+        <div className="job-line" role="status">
+          <span className={job.status === "failed" ? "fault" : ""}>{job.error?.message ?? phaseOf(job)}</span>
+          <button
+            type="button"
+            className="small"
+            onClick={() => {
+              board.dismiss(entry.id);
+              select(null);
+            }}
+          >
+            Dismiss
+          </button>
+        </div>
+      ) : (
+        <JobBar job={job} onCancel={() => void entry.watch.cancel().catch(() => undefined)} />
+      )}
+    </>
+  );
+}

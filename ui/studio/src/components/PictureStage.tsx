@@ -1,0 +1,47 @@
+/** A finished picture, large, with its siblings of the same job and what it was made from. */
+
+import type { Picture } from "../gallery.ts";
+import { usePictures, useStudio } from "../studio.ts";
+import { BeforeAfter } from "./BeforeAfter.tsx";
+import { BlobImage } from "./BlobImage.tsx";
+import { secondsText } from "./JobBar.tsx";
+import { PictureActions } from "./PictureActions.tsx";
+
+export function PictureStage({ picture, onRemoved }: { picture: Picture; onRemoved?: () => void }) {
+  const { select } = useStudio();
+  const siblings = usePictures().filter(({ jobId }) => jobId === picture.jobId);
+  const { drawn } = picture;
+  return (
+    <>
+      <figure
+        className="canvas"
+        style={{ aspectRatio: `${picture.width} / ${picture.height}` }}
+        data-wide={picture.width >= picture.height}
+        data-picture={picture.id}
+      >
+        {picture.source ? (
+          <BeforeAfter before={picture.source} after={picture.blob} alt={drawn.prompt} />
+        ) : (
+          <BlobImage className="finished" blob={picture.blob} alt={drawn.prompt} />
+        )}
+      </figure>
+      {siblings.length > 1 && (
+        <div className="siblings" role="group" aria-label="Pictures of this job">
+          {siblings.map((one) => (
+            <button key={one.id} type="button" className="thumb" aria-pressed={one.id === picture.id} aria-label={`Seed ${one.drawn.seed}`} onClick={() => select(one.id)}>
+              <BlobImage blob={one.thumbnail} alt="" />
+            </button>
+          ))}
+        </div>
+      )}
+      <p className="caption">
+        <span className="caption-prompt">{drawn.prompt}</span>
+        <span className="quiet">
+          {picture.width} × {picture.height} · seed {drawn.seed} · {drawn.steps} steps · {drawn.sampler}
+          {picture.seconds !== null && ` · ${secondsText(picture.seconds)}`}
+        </span>
+      </p>
+      <PictureActions picture={picture} {...(onRemoved && { onRemoved })} />
+    </>
+  );
+}

@@ -1,0 +1,36 @@
+/** Asks for the worker's token, which every route under /v1 wants. */
+
+import { useEffect, useRef, useState } from "react";
+
+import { keepToken, readToken } from "../token.ts";
+
+export function TokenPrompt({ onToken }: { refused: boolean; onToken: () => void }) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const [token, setToken] = useState("");
+  const [onDevice, setOnDevice] = useState(false);
+  const wrong = readToken() !== null;
+  useEffect(() => dialog.current?.showModal(), []);
+  return (
+    <dialog ref={dialog} className="prompt" aria-labelledby="token-title" onCancel={(event) => event.preventDefault()}>
+      <form
+        onSubmit={(event) => {
+          event.preventDefault();
+          keepToken(token.trim(), onDevice);
+          onToken();
+        }}
+      >
+        <h2 id="token-title">This worker asks for a token</h2>
+        {wrong && <p className="fault" role="alert">The worker does not take the token it was given.</p>}
+        <label className="field">
+          <span>Token</span>
+          <input type="password" autoComplete="off" required autoFocus value={token} onChange={(event) => setToken(event.target.value)} />
+        </label>
+        <label className="check">
+          <input type="checkbox" checked={onDevice} onChange={(event) => setOnDevice(event.target.checked)} />
+          Keep it on this device
+        </label>
+        <button className="primary" type="submit">Open the studio</button>
+      </form>
+    </dialog>
+  );
+}

@@ -1,0 +1,149 @@
+/** Text to image, image to image, inpainting: settings on one side, the picture in the centre, what was drawn below. */
+
+import { hasEnded, WorkerError, type JobRequest } from "@sd-worker/sdk";
+import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
+
+import { BlobImage } from "../components/BlobImage.tsx";
+import { Controls } from "../components/Controls.tsx";
+import { Filmstrip } from "../components/Filmstrip.tsx";
+import { JobStage } from "../components/JobStage.tsx";
+import { MaskEditor } from "../components/MaskEditor.tsx";
+import { PictureStage } from "../components/PictureStage.tsx";
+import { SourcePicker } from "../components/SourcePicker.tsx";
+import { Welcome } from "../components/Welcome.tsx";
+import { Mask } from "../mask.ts";
+import { toBase64 } from "../picture.ts";
+import { randomSeed, requestOf, type Task } from "../settings.ts";
+import { useEntries, usePictures, useStudio } from "../studio.ts";
+import { useWorkingPicture } from "../useWorkingPicture.ts";
+
+const NO_MASK = new Mask({ width: 1, height: 1 });
+
+export function CreatePage({ task }: { task: Task }) {
+  const { info, settings, change, source, selected, select, board } = useStudio();
+  const entries = useEntries();
+  const pictures = usePictures();
+  const [fit, setFit] = useState<"model" | "own">(task === "upscale" ? "own" : "model");
+  const [feather, setFeather] = useState(0);
+  const [posting, setPosting] = useState(false);
+  const [fault, setFault] = useState<string | null>(null);
+  const begins = task !== "text-to-image";
+  const working = useWorkingPicture(begins ? source : null, fit, info);
+  const mask = useMemo(() => (working && task === "inpainting" ? new Mask(working) : NO_MASK), [working, task]);
+  const { empty } = useSyncExternalStore(mask.subscribe, mask.getState);
+
+  useEffect(() => {
+    if (begins) select(null);
+  }, [begins, select]);
+
+  const lacks =
+    settings.prompt.trim() === ""
+      ? "a prompt"
+      : begins && !working
+        ? "a picture"
+        : task === "inpainting" && empty
+          ? "something painted over"
+          : null;
+
+  const generate = async () => {
+    if (lacks || posting) return setFault(lacks && `This needs ${lacks}.`);
+    setPosting(true);
+    setFault(null);
+    const current = settings.seedLocked ? settings : { ...settings, seed: randomSeed() };
+    change({ seed: current.seed });
+    const { seedLocked: _, ...rest } = current;
+    const factor = task === "upscale" ? settings.factor : 1;
+    const drawn = { ...rest, task, ...(working && { width: working.width * factor, height: working.height * factor }) };
+    try {
+      const request: JobRequest = requestOf(current, task, info);
+      if (working) request.image = await toBase64(working.blob);
+      if (task === "inpainting") request.mask = await toBase64(await mask.export(feather));
+      select(await board.submit(request, drawn, working?.blob ?? null));
+    } catch (error) {
+      setFault(refusal(error));
+    } finally {
+      setPosting(false);
+    }
+  };
+
+  const shownEntry = entries.find(({ id, kept }) => !kept && (id === selected || (selected === null && !begins)));
+  const shownPicture =
+    pictures.find(({ id, jobId }) => id === selected || (jobId === selected && id.endsWith("-0"))) ??
+    (selected === null && !begins ? pictures[0] : undefined);
+
+  const cancel = useCallback(() => {
+    const running = (entry: (typeof entries)[number]) => !hasEnded(entry.watch.getState().status);
+    const target = (shownEntry && running(shownEntry) ? shownEntry : null) ?? entries.find(running);
+    void target?.watch.cancel().catch(() => undefined);
+  }, [entries, shownEntry]);
+
+  const keys = useRef({ generate, cancel });
+  keys.current = { generate, cancel };
+  useEffect(() => {
+    const onKey = (event: KeyboardEvent) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) void keys.current.generate();
+      else if (event.key === "Escape") keys.current.cancel();
+      else return;
+      event.preventDefault();
+    };
+    addEventListener("keydown", onKey);
+    return () => removeEventListener("keydown", onKey);
+  }, []);
+
+  return (
+    <main className="create">
+      <form
+        className="panel"
+        aria-label="Settings"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void generate();
+        }}
+      >
+        <div className="panel-fields">
+          {begins && <SourcePicker fit={fit} onFit={setFit} working={working} />}
+          <Controls task={task} />
+        </div>
+        <div className="panel-end">
+          {fault && <p className="fault" role="alert">{fault}</p>}
+          <button className="primary" type="submit" disabled={posting}>
+            Generate <kbd>Ctrl ⏎</kbd>
+          </button>
+        </div>
+      </form>
+      <section className="stage" aria-label="Picture">
+        {shownEntry ? (
+          <JobStage key={shownEntry.id} entry={shownEntry} />
+        ) : shownPicture ? (
+          <PictureStage key={shownPicture.id} picture={shownPicture} />
+        ) : begins && working ? (
+          task === "inpainting" ? (
+            <MaskEditor picture={working.blob} mask={mask} feather={feather} onFeather={setFeather} />
+          ) : (
+            <figure className="canvas" style={{ aspectRatio: `${working.width} / ${working.height}` }} data-wide={working.width >= working.height}>
+              <BlobImage blob={working.blob} alt="The picture to begin with" />
+            </figure>
+          )
+        ) : begins ? (
+          <div className="welcome"><p>Drop, paste or choose a picture to begin with.</p></div>
+        ) : (
+          <Welcome />
+        )}
+        {begins && working && selected !== null && (
+          <button type="button" className="small back" onClick={() => select(null)}>
+            {task === "inpainting" ? "Back to the mask" : "Back to the picture"}
+          </button>
+        )}
+        <Filmstrip />
+      </section>
+    </main>
+  );
+}
+
+function refusal(error: unknown): string {
+  if (error instanceof WorkerError && error.status === 429) {
+    return `The queue is full${error.retryAfterS === null ? "" : `; there may be room in ${error.retryAfterS} s`}.`;
+  }
+  if (error instanceof WorkerError) return error.message;
+  return "The worker cannot be reached.";
+}

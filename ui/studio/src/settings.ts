@@ -1,0 +1,124 @@
+/** What the person has set, and how it becomes a request. Knows the worker's fields, nothing of how they are shown. */
+
+import type { Info, JobRequest, Parameters } from "@sd-worker/sdk";
+
+export type Task = "text-to-image" | "image-to-image" | "inpainting" | "upscale";
+
+export interface AdapterChoice {
+  name: string;
+  scale: number;
+}
+
+export interface Settings {
+  prompt: string;
+  negative: string;
+  width: number;
+  height: number;
+  steps: number;
+  guidance: number;
+  sampler: string;
+  seed: number;
+  /** Locked: the same seed again; otherwise a new one for every job. */
+  seedLocked: boolean;
+  count: number;
+  strength: number;
+  /** Of upscaling, which keeps more of the picture. */
+  upscaleStrength: number;
+  factor: 2 | 4;
+  upscaler: string;
+  loras: AdapterChoice[];
+  /** Whose defaults these are. */
+  model: string;
+}
+
+/** Settings as a picture remembers them. */
+export type Drawn = Omit<Settings, "seedLocked"> & { task: Task };
+
+const NAME = "sd-worker.settings";
+const SEEDS = 2 ** 32;
+const PREVIEW_SIDE = 384;
+
+export function randomSeed(): number {
+  return crypto.getRandomValues(new Uint32Array(1))[0]! % SEEDS;
+}
+
+export function defaults(info: Info): Settings {
+  const { model } = info;
+  return {
+    prompt: "",
+    negative: "",
+    width: model.width,
+    height: model.height,
+    steps: model.steps,
+    guidance: model.guidance_scale,
+    sampler: model.sampler,
+    seed: randomSeed(),
+    seedLocked: false,
+    count: 1,
+    strength: 0.8,
+    upscaleStrength: 0.35,
+    factor: 2,
+    upscaler: info.upscalers?.[0] ?? "latent",
+    loras: [],
+    model: model.id,
+  };
+}
+
+/** What was set before, if it was for this model; another model's numbers would not fit. */
+export function readSettings(info: Info): Settings {
+  const fresh = defaults(info);
+  try {
+    const kept = JSON.parse(localStorage.getItem(NAME) ?? "{}") as Partial<Settings>;
+    if (kept.model !== fresh.model) return { ...fresh, prompt: kept.prompt ?? "", negative: kept.negative ?? "" };
+    const known = { ...fresh, ...kept };
+    if (!info.samplers.includes(known.sampler)) known.sampler = fresh.sampler;
+    if (!info.upscalers?.includes(known.upscaler)) known.upscaler = fresh.upscaler;
+    known.loras = known.loras.filter(({ name }) => loraNames(info).includes(name));
+    return known;
+  } catch {
+    return fresh;
+  }
+}
+
+export function keepSettings(settings: Settings): void {
+  localStorage.setItem(NAME, JSON.stringify(settings));
+}
+
+/** The body of the job, without pictures. The image tasks take the size of the picture that goes with them. */
+export function requestOf(settings: Settings, task: Task, info: Info): JobRequest {
+  return {
+    task,
+    prompt: settings.prompt.trim(),
+    ...(settings.negative.trim() && { negative_prompt: settings.negative.trim() }),
+    ...(task === "text-to-image" && { width: settings.width, height: settings.height }),
+    steps: settings.steps,
+    guidance_scale: settings.guidance,
+    sampler: settings.sampler,
+    seed: settings.seed,
+    num_images: settings.count,
+    ...(task !== "text-to-image" && { strength: task === "upscale" ? settings.upscaleStrength : settings.strength }),
+    ...(task === "upscale" && { upscale: { factor: settings.factor, upscaler: settings.upscaler } }),
+    ...(settings.loras.length > 0 && { loras: settings.loras }),
+    preview: { every: Math.max(1, Math.round(settings.steps / 10)), size: PREVIEW_SIDE, format: "webp" },
+    model: info.model.id,
+  };
+}
+
+/** Another picture's settings in place of one's own, as far as this worker offers them. */
+export function reuse(settings: Settings, from: Partial<Drawn>, info: Info): Settings {
+  const offered = info.samplers.includes(from.sampler ?? "") ? from.sampler! : settings.sampler;
+  const { task: _task, model: _model, sampler: _sampler, count: _count, upscaler: _upscaler, ...rest } = from;
+  const loras = (from.loras ?? settings.loras).filter(({ name }) => loraNames(info).includes(name));
+  return { ...settings, ...rest, sampler: offered, loras, seedLocked: from.seed !== undefined, model: info.model.id };
+}
+
+/** What a picture's own text says. */
+export function fromParameters(read: Parameters): Partial<Drawn> {
+  const { negative_prompt, guidance_scale, model: _model, ...rest } = read;
+  return { ...rest, negative: negative_prompt, ...(guidance_scale !== undefined && { guidance: guidance_scale }) };
+}
+
+/** Adapters that fit the loaded model; info also names those that do not. */
+export function loraNames(info: Info): string[] {
+  return info.loras.filter((one) => one.fits !== false).map((one) => one.name);
+}

@@ -1,0 +1,6 @@
+/** The little of a browser that React needs; the network stays Node's own. */
+
+import { Window } from "happy-dom";
+
+const window = new Window();
+Object.assign(globalThis, { window, document: window.document, IS_REACT_ACT_ENVIRONMENT: false });

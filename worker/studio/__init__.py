@@ -1,0 +1,1 @@
+"""The studio's page as it is built from `ui/studio`: files alone, no code. A test rebuilds them and compares."""
