@@ -165,15 +165,16 @@ def asked(task: Task, sampler: str, number: int) -> JobParams:
 
 
 def measure(loaded: Loaded, kinds: tuple[str, ...]) -> list[Cell]:
-    """All tasks that the model has, by all of `kinds` that it can be drawn with."""
+    """All tasks of the model that have a stock pipeline, by all of `kinds` that it can be drawn with."""
     facts = loaded.checkpoint.facts
+    tasks = [task for task in facts.tasks if task in families.TASKS]
     jobs = [
         (kind, asked(task, sampler, number))
         for number, (task, (kind, sampler)) in enumerate(
-            (task, (kind, KINDS[kind])) for task in facts.tasks for kind in kinds if KINDS[kind] in facts.samplers
+            (task, (kind, KINDS[kind])) for task in tasks for kind in kinds if KINDS[kind] in facts.samplers
         )
     ]
-    stocks = {task: loaded.stock(task) for task in facts.tasks}
+    stocks = {task: loaded.stock(task) for task in tasks}
     together = loaded.draw(*(one for _, one in jobs), join_every=1)
     cells = []
     for (kind, one), [in_company] in zip(jobs, together, strict=True):
