@@ -190,6 +190,11 @@ def test_unknown_and_wrong_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal() == "unknown environment variable SDW_COLOUR, SDW_PROT"
 
 
+def test_what_clients_are_told_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDW_URL", "http://elsewhere:8600")
+    assert (read().host, read().port) == ("127.0.0.1", 8600)
+
+
 def test_origins_are_told_apart_by_commas() -> None:
     assert read("--cors-origins", " https://a.example ,http://b:1,").origins == ["https://a.example", "http://b:1"]
     assert read("--cors-origins", "*").origins == ["*"]

@@ -171,6 +171,31 @@ def test_a_caller_who_samples_nothing_gets_nothing(traced: Start, collector: Col
     assert answer.headers["traceparent"].endswith("-00")
 
 
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/v1/images/generations", {"prompt": "a red circle", "size": "64x64"}),
+        ("/sdapi/v1/txt2img", {"prompt": "a red circle", "width": 64, "height": 64}),
+    ],
+)
+def test_jobs_of_other_apis_are_below_their_requests(
+    traced: Start, collector: Collector, route: str, body: dict[str, Any]
+) -> None:
+    worker = traced(sdapi=True)
+    answer = worker.client.post(route, json=body, headers={"traceparent": TRACEPARENT})
+    assert answer.status_code == 200, answer.text
+    spans = collector.named()
+    assert spans["job"].parent_span_id == spans[f"POST {route}"].span_id
+    assert {span.trace_id.hex() for span in spans.values()} == {TRACE}
+
+
+def test_who_only_looks_is_not_traced(traced: Start, collector: Collector) -> None:
+    worker = traced()
+    for path in ("/health", "/ready", "/metrics", "/v1/info", "/v1/jobs"):
+        assert worker.client.get(path, headers={"traceparent": TRACEPARENT}).is_success
+    assert collector.spans() == []
+
+
 def test_a_failed_job_ends_in_the_phase_it_failed_in(traced: Start, collector: Collector) -> None:
     worker = traced(FailsAtStep(2))
     worker.finish()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -206,7 +208,7 @@ def test_refused_failed_and_nobody_there(serve: Serve, sd: Callable[..., Told]) 
     assert (status, "(engine_failed)" in err, err.count("\n")) == (1, True, 1)
     assert not list(Path().glob("*.png"))
     nobody = "http://127.0.0.1:1"
-    for words in (["info"], ["generate", "x"], ["jobs"], ["cancel", "a"], ["stream", "a", "--patience", "0"]):
+    for words in (["info"], ["generate", "x"], ["jobs"], ["cancel", "a"], ["stream", "a"]):
         assert sd(nobody, *words) == (4, "", f"sd-worker: no worker answers at {nobody} (ConnectError)\n")
 
 
@@ -317,6 +319,18 @@ def test_inspect_and_serve_are_handed_on(capfd: pytest.CaptureFixture[str], tmp_
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--backend", "abacus"])
     assert ended.value.code == 2
+
+
+def test_every_console_script_is_there_and_has_its_launcher() -> None:
+    root = Path(__file__).parents[2]
+    scripts = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert "sd-worker" in scripts
+    for name, place in scripts.items():
+        module, _, function = place.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+        launcher = root / "bin" / name
+        assert os.access(launcher, os.X_OK)
+        assert f'exec "$root/.venv/bin/{name}" "$@"' in launcher.read_text(encoding="utf-8")
 
 
 def test_help_lists_the_exit_statuses(capfd: pytest.CaptureFixture[str]) -> None:

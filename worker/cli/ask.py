@@ -71,6 +71,7 @@ def info(asked: argparse.Namespace, client: Client) -> int:
 def stream(asked: argparse.Namespace, client: Client) -> int:
     """One line an event; with --json one object a line. Leaving early leaves the job alone. Raises ClientError."""
     status = DONE
+    client.job(asked.job_id)  # a worker that is not there is told at once; one that goes away later is waited for
     with contextlib.closing(client.follow(asked.job_id, after=asked.after)) as happens:
         for event in happens:
             print(as_json(event) if asked.json else as_text(event), flush=True)
