@@ -24,12 +24,19 @@ JOB_S = 120.0
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    """With two textual-inversion embeddings, of which one is of the built-in model's width."""
+    """With two textual-inversion embeddings and two LoRAs, of which one each is of the built-in model's width."""
     folder = tmp_path_factory.mktemp("embeddings")
     vectors = np.random.default_rng(3).normal(size=(2, 128)).astype(np.float32)
     save_file({"emb_params": vectors}, folder / "zorgle.safetensors")
     save_file({"emb_params": vectors[:, :64].copy()}, folder / "narrow.safetensors")
-    worker = start("--embedding-dir", str(folder))
+    loras = tmp_path_factory.mktemp("loras")
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    factors = np.random.default_rng(4).normal(size=(2, 4, 128)).astype(np.float32)
+    told = {"modelspec.trigger_phrase": "wobbly lines"}
+    for name, width in (("wobbly", 128), ("wide", 64)):
+        down, up = factors[0, :, :width].copy(), factors[1].T.copy()
+        save_file({f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}, loras / f"{name}.safetensors", told)
+    worker = start("--embedding-dir", str(folder), "--lora-dir", str(loras))
     try:
         worker.wait_until_ready()
         yield worker
@@ -126,6 +133,29 @@ def test_any_text_at_all_is_drawn(worker: Worker) -> None:
     for prompt in ("🦓 zébra \r\n\t id: 7", "word " * 400, "\u2028"):
         seen, _ = draw(worker, prompt=prompt, steps=1)
         assert seen[-1][1] == "completed"
+
+
+def test_a_lora_changes_the_pictures_of_the_jobs_that_name_it(worker: Worker) -> None:
+    info = httpx.get(f"{worker.url}/v1/info").json()
+    size = {"size_bytes": info["loras"][1]["size_bytes"]}
+    told = {"trigger_words": ["wobbly lines"], "base_model": None}
+    reason = "it reads text 64 wide, and the model's is 128"
+    assert info["loras"][0]["reason"] == reason
+    assert info["loras"][1] == {"name": "wobbly", "fits": True, "reason": None} | told | size
+    body = {"prompt": "a red circle", "seed": 5, "steps": 4}
+    adapted = body | {"loras": [{"name": "wobbly", "scale": 0.5}]}
+    _, plain = draw(worker, **body)
+    _, changed = draw(worker, **adapted)
+    _, again = draw(worker, **body)
+    assert np.array_equal(np.asarray(plain), np.asarray(again))
+    assert not np.array_equal(np.asarray(plain), np.asarray(changed))
+    assert changed.info["parameters"].startswith("a red circle <lora:wobbly:0.5>\n")
+    for name, message in (("none", "is not among the loras of this worker"), ("wide", reason)):
+        refused = httpx.post(f"{worker.url}/v1/jobs", json=body | {"loras": [{"name": name}]})
+        assert refused.status_code == 422
+        assert message in refused.json()["errors"][0]["message"]
+    metrics = httpx.get(f"{worker.url}/metrics").text
+    assert "sdw_loras_in_memory 1.0" in metrics
 
 
 def test_prompts_have_weights_any_length_and_embeddings(worker: Worker) -> None:

@@ -42,6 +42,8 @@ SET: dict[str, tuple[str, Any]] = {
     "on_unsafe": ("fail", "fail"),
     "c2pa_cert": ("/etc/c2pa/chain.pem", Path("/etc/c2pa/chain.pem")),
     "c2pa_key": ("/etc/c2pa/key.pem", Path("/etc/c2pa/key.pem")),
+    "lora_dir": ("/loras", Path("/loras")),
+    "lora_cache_bytes": ("1000", 1000),
     "control_dir": ("/controlnets", Path("/controlnets")),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),

@@ -12,7 +12,16 @@ from PIL import ExifTags, Image
 from tests.fakes import PNG, make_params, paint
 from worker import __version__
 from worker.engine.encoding import describe_parameters, encode_image, encode_preview
-from worker.jobs.params import ControlParams, ImageFormat, OutputParams, Picture, Preprocessor, PreviewParams, Task
+from worker.jobs.params import (
+    ControlParams,
+    ImageFormat,
+    LoraParams,
+    OutputParams,
+    Picture,
+    Preprocessor,
+    PreviewParams,
+    Task,
+)
 from worker.jobs.provenance import DigitalSource
 
 GENERATED = DigitalSource.GENERATED
@@ -94,6 +103,8 @@ def test_the_parameters_are_told_as_stable_diffusion_tools_tell_them() -> None:
         'ControlNet 1: "Module: none, Model: x, Weight: 1, Guidance Start: 0, Guidance End: 1"'
     )
     assert "Negative" not in describe_parameters(make_params(negative_prompt=""), 1, "builtin")
+    adapted = make_params(prompt="a star", loras=(LoraParams("ink", 0.8), LoraParams("old/paper", -1.0)))
+    assert describe_parameters(adapted, 1, "x").startswith("a star <lora:ink:0.8> <lora:old/paper:-1>\n")
 
 
 @pytest.mark.parametrize(
