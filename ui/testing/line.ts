@@ -41,6 +41,11 @@ export class Line {
     for (const socket of this.#sockets) socket.destroy();
   }
 
+  /** What is open stays open, and nothing comes through it any more. */
+  stall(): void {
+    for (const socket of this.#sockets) socket.unpipe().pause();
+  }
+
   mend(): void {
     this.#cutNew = false;
   }
