@@ -51,7 +51,7 @@ export function App({ board, gallery }: { board: Board; gallery: Gallery }) {
   return (
     <>
       <Header info={info} reachable={error === null || error instanceof WorkerError} />
-      {unauthorized && <TokenPrompt refused={info !== null || error.message !== ""} onToken={refresh} />}
+      {unauthorized && <TokenPrompt onToken={refresh} />}
       {studio ? (
         <StudioContext value={studio}>
           {task && studio.info.tasks.includes(task) && <CreatePage key={task} task={task} />}

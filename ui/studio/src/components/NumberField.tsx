@@ -29,17 +29,11 @@ export function NumberField({ label, value, min, max, step, onChange, sliderMax 
         id={id}
         inputMode="decimal"
         value={typed ?? String(value)}
-        onChange={(event) => setTyped(event.target.value)}
-        onBlur={() => {
-          if (typed !== null) take(typed);
-          setTyped(null);
+        onChange={(event) => {
+          setTyped(event.target.value); // what is being typed stays as it is; the value is always one that is allowed
+          take(event.target.value);
         }}
-        onKeyDown={(event) => {
-          if (event.key === "Enter" && typed !== null) {
-            take(typed);
-            setTyped(null);
-          }
-        }}
+        onBlur={() => setTyped(null)}
       />
       <input
         type="range"

@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from "react";
 
 import { keepToken, readToken } from "../token.ts";
 
-export function TokenPrompt({ onToken }: { refused: boolean; onToken: () => void }) {
+export function TokenPrompt({ onToken }: { onToken: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
   const [token, setToken] = useState("");
   const [onDevice, setOnDevice] = useState(false);
