@@ -347,5 +347,5 @@ def test_the_openapi_document_holds_every_field(instant: ServedWorker) -> None:
     assert set(shown["content"]["application/json"]["schema"]["properties"]) == {
         "task", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "num_images",
         "sampler", "preview", "output", "priority", "on_disconnect", "timeout_s", "model", "labels",
-        "image", "mask", "strength", "loras", "controls",
+        "image", "mask", "strength", "loras", "controls", "upscale",
     }  # fmt: skip

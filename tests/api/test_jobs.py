@@ -34,8 +34,9 @@ JOB = {
 PARAMS = {
     "task", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "num_images", "sampler",
     "preview", "output", "priority", "on_disconnect", "timeout_s", "image", "mask", "strength", "loras", "controls",
+    "upscale",
 }  # fmt: skip
-NO_PICTURES = {"image": None, "mask": None, "strength": None, "loras": [], "controls": []}
+NO_PICTURES = {"image": None, "mask": None, "strength": None, "loras": [], "controls": [], "upscale": None}
 TIMINGS = {"queue_s", "encode_s", "denoise_s", "decode_s", "total_s"}
 
 

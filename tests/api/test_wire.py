@@ -163,7 +163,7 @@ def test_parameters() -> None:
     assert set(plain) == {
         *("task", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "num_images"),
         *("sampler", "preview", "output", "priority", "on_disconnect", "timeout_s"),
-        *("image", "mask", "strength", "loras", "controls"),
+        *("image", "mask", "strength", "loras", "controls", "upscale"),
     }
     assert plain["preview"] is None
     assert plain["negative_prompt"] == "", "empty is not the same as none"
