@@ -271,7 +271,10 @@ def test_info(instant: ServedWorker, sd: Callable[..., Told]) -> None:
 def test_an_interrupted_command_cancels_its_job(serve: Serve, tmp_path: Path, number: int, status: int) -> None:
     worker = serve(StepByStep(1))
     command = [sys.executable, "-m", "worker.cli", "generate", "x", "--url", worker.url, "-o", str(tmp_path / "x.png")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # Whatever started the tests may have them ignore SIGINT, as shells do with what runs in the background.
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     worker.runner.wait_for_calls(2)
     process.send_signal(number)
     _, err = process.communicate(timeout=20)

@@ -31,8 +31,17 @@ export function MaskEditor({ picture, mask, feather, onFeather }: Props) {
     context.globalCompositeOperation = "source-in"; // the mask is white; it is shown in the accent colour
     context.fillStyle = getComputedStyle(canvas.current!).color;
     context.fillRect(0, 0, width, height);
+    context.globalCompositeOperation = "source-atop"; // hatched, so that it is seen on a picture of the same colour
+    context.strokeStyle = "white";
+    context.lineWidth = longest / 128;
+    context.beginPath();
+    for (let at = -height; at < width; at += longest / 16) {
+      context.moveTo(at, height);
+      context.lineTo(at + height, 0);
+    }
+    context.stroke();
     context.globalCompositeOperation = "source-over";
-  }, [mask, state.version, feather, width, height]);
+  }, [mask, state.version, feather, width, height, longest]);
 
   const place = (event: PointerEvent) => {
     const box = canvas.current!.getBoundingClientRect();
