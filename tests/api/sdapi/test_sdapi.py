@@ -17,7 +17,7 @@ from PIL import Image
 from tests.conftest import eventually
 from tests.fakes import FACTS, FailsToDecode, StepByStep
 from tests.serving import ServedWorker
-from worker.jobs.params import Task
+from worker.jobs.params import LoraFacts, LoraParams, Task
 
 Serve = Callable[..., ServedWorker]
 ROUTES = (
@@ -218,7 +218,7 @@ def test_lists_are_what_is_there(worker: ServedWorker) -> None:
     for name in names:
         assert draw(worker, sampler_name=name).status_code == 200
     assert [one["label"] for one in worker.client.get("/sdapi/v1/schedulers").json()] == ["Automatic"]
-    for path in ("loras", "upscalers"):
+    for path in ("loras", "upscalers"):  # of a worker that has none
         assert worker.client.get(f"/sdapi/v1/{path}").json() == []
     assert worker.client.get("/sdapi/v1/embeddings").json() == {"loaded": {}, "skipped": {}}
     assert worker.client.get("/sdapi/v1/scripts").json() == {"txt2img": [], "img2img": []}
@@ -388,3 +388,15 @@ def test_a_model_that_takes_no_pictures_says_so(worker: ServedWorker) -> None:
     response = redraw(worker)
     assert response.status_code == 422
     assert "init_images" in [error["field"] for error in response.json()["errors"]]
+
+
+def test_adapters_are_asked_for_in_the_prompt(serve: Serve) -> None:
+    ink = LoraFacts("ink", ("inked",), "sd", True, None, 10)
+    wide = LoraFacts("wide", (), "sdxl", False, "it is made for sdxl", 10)
+    worker = serve(facts=replace(FACTS, loras=(ink, wide)), sdapi=True)
+    (listed,) = worker.client.get("/sdapi/v1/loras").json()
+    assert (listed["name"], listed["path"]) == ("ink", "")
+    assert draw(worker, prompt="a circle <lora:ink:0.5><lora:ink>").status_code == 200
+    (asked,) = worker.runner.opened
+    assert (asked.prompt, asked.loras) == ("a circle ", (LoraParams("ink", 0.5), LoraParams("ink", 1.0)))
+    assert draw(worker, prompt="a circle <lora:wide:1>").status_code == 422

@@ -6,6 +6,7 @@ Everything that makes a job valid is judged where every job is, and told under t
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,6 +32,10 @@ NAMES = {
     "strength": "denoising_strength",
 }
 """What a job's fields are called here, where they have another name."""
+
+
+LORA_TAG = re.compile(r"<lora:([^:<>]{1,200})(?::(-?\d{1,3}(?:\.\d{1,6})?))?>")
+"""How front ends of this API ask for an adapter: in the prompt."""
 
 
 class TextToImage(BaseModel):
@@ -66,7 +71,8 @@ class TextToImage(BaseModel):
     def as_job(self) -> dict[str, Any]:
         """The body that would be posted to `/v1/jobs` for it, without a sampler."""
         return {
-            "prompt": self.prompt,
+            "prompt": LORA_TAG.sub("", self.prompt),
+            "loras": [{"name": name, "scale": float(scale or 1)} for name, scale in LORA_TAG.findall(self.prompt)],
             "negative_prompt": self.negative_prompt,
             "width": self.width,
             "height": self.height,

@@ -14,7 +14,7 @@ from worker.api.request import openapi_body
 from worker.api.sdapi import samplers
 from worker.api.sdapi.bodies import ImageToImage, TextToImage, as_params, read
 from worker.api.sdapi.current import CurrentJobs
-from worker.api.sdapi.wire import embeddings_json, model_json, pictures_json, progress_json, sampler_json
+from worker.api.sdapi.wire import embeddings_json, lora_json, model_json, pictures_json, progress_json, sampler_json
 from worker.api.trace import read_trace
 from worker.errors import FieldFault, InvalidRequest
 from worker.jobs.params import JobParams, ModelFacts
@@ -108,13 +108,17 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         """Prompts use the loaded ones by name; the skipped ones do not fit the model."""
         return embeddings_json(facts)
 
+    @routes.get("/loras", summary="The LoRAs")
+    async def list_loras() -> list[dict[str, Any]]:
+        """Those that fit the model; prompts ask for one by `<lora:name:scale>`."""
+        return [lora_json(one) for one in facts.loras if one.fits]
+
     def offers_none(path: str, summary: str, answer: Any) -> None:
         async def nothing() -> Any:
             return answer
 
         routes.add_api_route(path, nothing, summary=summary, name=path.strip("/"))
 
-    offers_none("/loras", "The LoRAs", [])
     offers_none("/upscalers", "The upscalers: there are none", [])
     offers_none("/scripts", "The scripts: there are none", {"txt2img": [], "img2img": []})
     return routes

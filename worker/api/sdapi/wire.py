@@ -11,7 +11,7 @@ from worker.api.sdapi.bodies import TextToImage
 from worker.api.sdapi.current import CurrentJobs
 from worker.jobs.events import Completed
 from worker.jobs.job import Job
-from worker.jobs.params import JobParams, ModelFacts
+from worker.jobs.params import JobParams, LoraFacts, ModelFacts
 
 Json = dict[str, Any]
 
@@ -81,6 +81,12 @@ def model_json(facts: ModelFacts) -> Json:
 def sampler_json(sampler: str) -> Json:
     """A sampler by the front ends' name, and by the worker's own."""
     return {"name": samplers.shown(sampler), "aliases": [sampler], "options": {}}
+
+
+def lora_json(lora: LoraFacts) -> Json:
+    """One adapter; its place on disk is nobody's business."""
+    words = dict.fromkeys(lora.trigger_words, 1)
+    return {"name": lora.name, "alias": lora.name, "path": "", "metadata": {"ss_tag_frequency": {lora.name: words}}}
 
 
 def embeddings_json(facts: ModelFacts) -> Json:
