@@ -1,4 +1,4 @@
-/** Two real workers for all tests: an open one, and a guarded one with room for one running job and one that waits. */
+/** Two real workers for all tests: an open one, and a guarded one in whose queue one job may wait. */
 
 import type { TestProject } from "vitest/node";
 
@@ -18,6 +18,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
     startWorker(),
     startWorker(["--queue-capacity", "1", "--max-rows", "2", "--retain-jobs", "1"], { SDW_TOKEN: TOKEN }),
   ]);
+  await Promise.all(workers.map((worker) => worker.ready()));
   project.provide("open", workers[0].url);
   project.provide("guarded", workers[1].url);
   return async () => {

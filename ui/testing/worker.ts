@@ -1,14 +1,15 @@
 /** A real worker on the built-in model, in a process of its own, for tests and for the types' generator. */
 
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
-import { mkdtempSync } from "node:fs";
+import { existsSync, mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 export interface RealWorker {
   url: string;
+  /** Once its model is loaded. */
+  ready(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -41,6 +42,9 @@ export async function startWorker(flags: string[] = [], environment: Record<stri
   });
   return {
     url,
+    async ready() {
+      while (!(await fetch(`${url}/ready`)).ok) await new Promise((resolve) => setTimeout(resolve, 100));
+    },
     async stop() {
       child.kill("SIGTERM");
       await gone;
