@@ -14,7 +14,7 @@ export function WorkerPage({ error }: { error: Error | null }) {
   const rates = useThroughput();
   const { used_bytes: used, total_bytes: total } = worker.memory;
   return (
-    <main className="worker">
+    <main className="worker" tabIndex={0}>
       {error && <p className="fault" role="alert">The worker does not answer; this is what it said last.</p>}
       <Card title="Model">
         <Rows
