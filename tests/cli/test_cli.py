@@ -20,6 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 from tests.client.between import Answers, standing
+from tests.conftest import eventually
 from tests.fakes import FACTS, FailsAtStep, StepByStep, paint
 from tests.serving import ServedWorker
 from worker import __version__
@@ -276,10 +277,11 @@ def test_an_interrupted_command_cancels_its_job(serve: Serve, tmp_path: Path, nu
         command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     )
     worker.runner.wait_for_calls(2)
+    (job,) = worker.client.get("/v1/jobs").json()["jobs"]
+    eventually(lambda: worker.known(job["job_id"]).log.readers)
     process.send_signal(number)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err.count("\n")) == (status, 1)
-    (job,) = worker.client.get("/v1/jobs").json()["jobs"]
     assert worker.known(job["job_id"]).cancel_reason == "requested"
 
 
