@@ -6,7 +6,6 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests import real
 from tests.ui.conftest import PATIENCE_MS
 from tests.ui.line import Line
 from tests.ui.studio import CIRCLE, RED, fill, generate, pixels, share
@@ -70,28 +69,3 @@ def test_a_network_that_goes_and_comes_loses_no_running_job(browser: Browser, li
         expect(page.get_by_role("status").filter(has_text="Connection lost")).to_be_visible()
         line.mend()
         assert share(pixels(page.locator("img.finished")), RED) > 0.05
-
-
-def test_the_token_is_asked_for_and_kept_for_the_visit(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SDW_TOKEN", "a-token")
-    guarded = real.start()
-    try:
-        with browser.new_context(base_url=guarded.url) as context:
-            context.set_default_timeout(PATIENCE_MS)
-            page = context.new_page()
-            page.goto("/")
-            token = page.get_by_label("Token", exact=True)
-            for wrong_then_right in ("wrong", "a-token"):
-                token.fill(wrong_then_right)
-                page.get_by_role("button", name="Open the studio").click()
-                if wrong_then_right == "wrong":
-                    expect(page.get_by_role("alert")).to_be_visible()
-            fill(page, CIRCLE, steps=3)
-            page.reload()
-            generate(page)
-            page.locator("img.finished").wait_for()
-            page.get_by_role("link", name="Worker").click()
-            page.get_by_role("button", name="Forget the token").click()
-            expect(token).to_be_visible()
-    finally:
-        real.stop(guarded)
