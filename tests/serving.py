@@ -107,6 +107,7 @@ async def serve(
         model_id=facts.id,
         rows=RowLimit(max_rows),
         rows_under_way=0,
+        welcome_share=0.0,
         keep_images=journal.keep_images,
         on_ready=on_ready,
         on_stop=on_stop,

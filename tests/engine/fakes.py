@@ -200,6 +200,19 @@ class TakesItsTime(Instant):
         return 0.010 * max(1.0, rows / self._full_at), None
 
 
+class TakesItsTimeByRows(Instant):
+    """Each row takes as long as the rest of a call twice."""
+
+    BASE_S = 0.004
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._never = threading.Event()
+
+    def before_step(self, batch: Sequence[Sketch]) -> None:
+        self._never.wait(self.BASE_S + 2 * self.BASE_S * sum(sketch.rows for sketch in batch))
+
+
 class HoldsPixels(Instant):
     """Has memory for so many pixels in a call."""
 

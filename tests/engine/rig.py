@@ -83,6 +83,7 @@ class Rig:
         max_rows: int = 16,
         rows: RowLimit | None = None,
         rows_under_way: int = 0,
+        welcome_share: float = 0.0,  # by the clock, which tests cannot foresee
         capacity: int = 1000,
         stall_s: float = STALL_S,
         sign: Sign | None = None,
@@ -104,6 +105,7 @@ class Rig:
             model_id="fake",
             rows=rows or RowLimit(max_rows),
             rows_under_way=rows_under_way,
+            welcome_share=welcome_share,
             stall_s=stall_s,
             sign=sign,
             judging=judging,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import eventually
-from tests.engine.fakes import HoldsEncoders, TakesItsTime
+from tests.engine.fakes import HoldsEncoders, TakesItsTime, TakesItsTimeByRows
 from tests.engine.rig import Rig
 from tests.fakes import PREVIEW, Instant, LoadsWhenTold, NeverEnds, StepByStep
 from worker.engine.rows import RowLimit
@@ -65,6 +65,24 @@ def test_at_most_two_jobs_are_taken_up_between_two_steps(start: Start) -> None:
     runner.allow(4)
     runner.wait_for_calls(5)
     assert [len(call) for call in runner.calls] == [1, 3, 5, 6, 6]
+
+
+def test_who_comes_early_in_a_call_has_a_first_call_of_its_own(start: Start) -> None:
+    rig = start(runner := TakesItsTimeByRows(), max_rows=16, welcome_share=1.0)
+    for _ in range(6):
+        rig.post(steps=400)
+    firsts = []
+    for number in range(1, 9):  # where the machine is busy, a call takes longer than is foreseen
+        runner.wait_for_calls(12 * number)
+        newcomer = rig.post(steps=2)
+        rig.wait_ended(newcomer)
+        seed = rig.completed(newcomer).images[0].seed
+        firsts.append(next(len(call) for call in runner.calls if (seed, 1) in call))
+        if firsts[-1] == 1:
+            break
+    for job_id in rig.unended:
+        rig.cancel(job_id)
+    assert firsts[-1] == 1, firsts
 
 
 def test_a_job_that_is_to_be_alone_waits_for_the_others_and_they_for_it(start: Start) -> None:

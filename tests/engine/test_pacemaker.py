@@ -58,6 +58,19 @@ def test_more_rows_never_take_less_and_none_take_no_less_than_nothing() -> None:
     assert pace.base_s == pytest.approx(0.0)
 
 
+def test_what_small_calls_took_is_still_known_after_many_full_ones() -> None:
+    maker, rng = Pacemaker(), random.Random(1)
+    for rows in (2, 4, 8):
+        maker.stepped(rows, 0.02 + 0.005 * rows)
+    for _ in range(500):
+        rows = rng.choice((16, 18))
+        maker.stepped(rows, (0.02 + 0.005 * rows) * rng.uniform(0.8, 1.2))
+    pace = maker.pace(18)
+    assert pace is not None
+    assert pace.step_s(16) == pytest.approx(0.1, rel=0.1)
+    assert pace.step_s(2) == pytest.approx(0.03, rel=0.4)
+
+
 def test_decodings_are_averaged() -> None:
     maker = Pacemaker()
     maker.stepped(2, 0.1)

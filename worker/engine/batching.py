@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from worker.engine.runner import D
+from worker.engine.welcome import SHARE, Welcome
+from worker.jobs.engine import Pace
 
 OLDEST_FIRST_EVERY = 4
 """One call of a key in so many goes to those that waited longest."""
@@ -26,16 +28,25 @@ class Batching:
 
     Within a key, where not all fit into one call, newcomers go first, so that their client sees a step at once, and
     then whoever's job has least left: short jobs pass long ones, and equal ones end one after the other instead of all
-    together at the end. Every fourth call takes those that waited longest, so that nobody starves.
+    together at the end. Every fourth call takes those that waited longest, so that nobody starves. A newcomer that
+    would see its first step too late has its first call for itself (`Welcome`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, welcome_share: float = SHARE) -> None:
         self._shares: dict[Hashable, _Share] = {}
+        self._welcome = Welcome(welcome_share)
 
-    def choose(self, drawings: Iterable[D], max_rows: Callable[[Hashable, int], int]) -> list[D]:
+    def choose(
+        self,
+        drawings: Iterable[D],
+        max_rows: Callable[[Hashable, int], int],
+        pace: Pace | None = None,
+        now: float = 0.0,
+    ) -> list[D]:
         """The drawings for the next model call: those of one key, as many as fit into `max_rows` of it and its pixels.
 
-        The first always fits. Of one job's images those that are behind go first.
+        The first always fits. Of one job's images those that are behind go first. `pace` is how long calls take, `now`
+        the monotonic clock.
         """
         waiting: dict[Hashable, list[D]] = {}
         for drawing in sorted((one for one in drawings if not one.done), key=lambda one: (one.turn, one.step)):
@@ -50,7 +61,11 @@ class Batching:
         share.calls += 1
         if share.calls % OLDEST_FIRST_EVERY:
             candidates = sorted(candidates, key=lambda one: (one.step > 0, one.job_left, one.step))
-        batch = fill(candidates, max_rows(key, candidates[0].pixels))
+        room = max_rows(key, candidates[0].pixels)
+        batch = fill(candidates, room)
+        if newcomers := [one for one in candidates if one.step == 0]:
+            newcomers = fill(newcomers, room)
+        batch = self._welcome.chosen(batch, newcomers, pace, now)
         # An image of which few tiles are left is still an image.
         wanted = max(sum(one.share for one in candidates), candidates[0].rows)
         share.had += sum(one.rows * one.pixels for one in batch) / wanted

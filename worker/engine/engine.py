@@ -22,6 +22,7 @@ from worker.engine.pacemaker import Pacemaker
 from worker.engine.rows import RowLimit
 from worker.engine.run import JobRun
 from worker.engine.runner import D, DeviceLost, Runner
+from worker.engine.welcome import SHARE
 from worker.errors import EngineFailed, OutOfMemory, StartError
 from worker.jobs import estimates
 from worker.jobs.engine import EngineState, Pace, Snapshot
@@ -60,6 +61,7 @@ class Engine(Generic[D]):
         model_id: str,
         rows: RowLimit,
         rows_under_way: int = ROWS_UNDER_WAY,
+        welcome_share: float = SHARE,
         stall_s: float = STALL_S,
         keep_images: Callable[[str, Sequence[Image]], None] = lambda job_id, images: None,
         sign: Sign | None = None,
@@ -73,7 +75,7 @@ class Engine(Generic[D]):
         self._meter = meter
         self._rows = rows
         self._rows_under_way = rows_under_way
-        self._batching = Batching()
+        self._batching = Batching(welcome_share)
         self._fitting = Fitting()
         self._stall_s = stall_s
         self._judging = judging
@@ -187,7 +189,7 @@ class Engine(Generic[D]):
         self._drop_cancelled()
         self._admit()
         self._outbox.flush()
-        batch = self._batching.choose(self._drawings(), self._rows.of)
+        batch = self._batching.choose(self._drawings(), self._rows.of, self._pace, time.monotonic())
         if batch:
             self._step(batch)
             self._tell_progress()
@@ -246,7 +248,7 @@ class Engine(Generic[D]):
             self._fail(run, error)
             return
         for drawing in run.drawings:
-            drawing.turn = self._turn
+            drawing.turn, drawing.since = self._turn, work.accepted_at
         self._alive_at = time.monotonic()
         self._meter.encoded_text(run.timings.encode_s or 0.0)
 

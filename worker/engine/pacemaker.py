@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from worker.jobs.engine import Pace
 
 FORGETTING = 0.97
 """What an observation still counts after the next one: about the last thirty matter."""
+REMEMBERED = 0.5
+"""The least that a number of rows counts which was seen at all: a full worker still knows what small calls took."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    weight: float = 0.0
+    mean_s: float = 0.0
 
 
 class Pacemaker:
     """Fits seconds = base + rows x share to the steps seen, by weighted least squares."""
 
     def __init__(self) -> None:
-        self._weight = self._rows = self._seconds = self._rows_rows = self._rows_seconds = 0.0
+        self._seen: dict[int, _Seen] = {}
         self._decode_s = 0.0
 
     def stepped(self, rows: int, seconds: float) -> None:
         """One model call over `rows` rows."""
-        self._weight = FORGETTING * self._weight + 1
-        self._rows = FORGETTING * self._rows + rows
-        self._seconds = FORGETTING * self._seconds + seconds
-        self._rows_rows = FORGETTING * self._rows_rows + rows * rows
-        self._rows_seconds = FORGETTING * self._rows_seconds + rows * seconds
+        for seen in self._seen.values():
+            seen.weight = max(REMEMBERED, FORGETTING * seen.weight)
+        seen = self._seen.setdefault(rows, _Seen())
+        seen.weight += 1
+        seen.mean_s += (seconds - seen.mean_s) / seen.weight
 
     def decoded(self, seconds: float) -> None:
         """One image."""
@@ -29,11 +39,18 @@ class Pacemaker:
 
     def pace(self, call_rows: int) -> Pace | None:
         """As seen so far, for calls of up to `call_rows`; None before the first step."""
-        if not self._weight:
+        if not self._seen:
             return None
-        mean_rows, mean_s = self._rows / self._weight, self._seconds / self._weight
-        variance = self._rows_rows / self._weight - mean_rows**2
-        covariance = self._rows_seconds / self._weight - mean_rows * mean_s
+        weight = mean_rows = mean_s = 0.0
+        for rows, seen in self._seen.items():
+            weight += seen.weight
+            mean_rows += seen.weight * rows
+            mean_s += seen.weight * seen.mean_s
+        mean_rows, mean_s = mean_rows / weight, mean_s / weight
+        variance = covariance = 0.0
+        for rows, seen in self._seen.items():
+            variance += seen.weight * (rows - mean_rows) ** 2
+            covariance += seen.weight * (rows - mean_rows) * (seen.mean_s - mean_s)
         # More rows never take less time, nor do none take less than none.
-        row_s = min(max(covariance / variance, 0.0), mean_s / mean_rows) if variance > 1e-6 else 0.0
+        row_s = min(max(covariance / variance, 0.0), mean_s / mean_rows) if variance else 0.0
         return Pace(call_rows, mean_s - row_s * mean_rows, row_s, self._decode_s)

@@ -29,7 +29,8 @@ class Drawing:
     model call.
 
     `rows` is what it takes up in that call, each of `pixels`; `turn` when it last stepped (the engine's clock);
-    `job_left` the steps that all images of its job have still to do; `warnings` what its job must say, such as that
+    `since` when its job was accepted (the monotonic clock); `job_left` the steps that all images of its job have still
+    to do; `warnings` what its job must say, such as that
     something of the prompt was not used. `tile` is its place in an image that is drawn in several `tiles`.
     """
 
@@ -44,6 +45,7 @@ class Drawing:
     tiles: int = 1
     step: int = 0
     turn: int = 0
+    since: float = 0.0
     job_left: int = 0
 
     @property

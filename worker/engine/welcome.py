@@ -1,0 +1,55 @@
+"""Whether a newcomer's first call is its own: where it would come too late with everybody, and within a budget.
+
+Knows rows and seconds; no key and no tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from worker.engine.runner import D, Drawing
+from worker.jobs.engine import Pace
+
+SHARE = 0.02
+"""So much of the device's time may go into calls for newcomers alone; each costs what a call does whatever its rows."""
+SAVED = 6.0
+"""So many of them in a row, where none was needed for a while."""
+EARLY, LATE = 1.65, 2.5
+"""A client should see its first step within twice the time of a call, counted from its post. Who would see it earlier
+than the first needs no help (between that and two lie the network and calls that take longer than most); who would see
+it later than the second waited for a place, not for a call, and no call makes that good."""
+WORTH = 0.6
+"""A call for newcomers alone takes at most so much of everybody's."""
+
+
+class Welcome:
+    """`share` of the device's time may be spent; with 0 nobody has a call of its own."""
+
+    def __init__(self, share: float = SHARE) -> None:
+        self._share = share
+        self._saved_s = 0.0
+
+    def chosen(self, batch: list[D], newcomers: Sequence[D], pace: Pace | None, now: float) -> list[D]:
+        """`newcomers` if one of them, taken up at its `since`, should not wait for all of `batch`; else `batch`.
+
+        `pace` is how long calls take, None if that is not known; `now` is on the monotonic clock.
+        """
+        if pace is None:
+            return batch
+        if self._alone(batch, newcomers, pace, now):
+            self._saved_s -= pace.base_s
+            return list(newcomers)
+        self._saved_s = min(self._saved_s + self._share * pace.step_s(rows_of(batch)), SAVED * pace.base_s)
+        return batch
+
+    def _alone(self, batch: Sequence[D], newcomers: Sequence[D], pace: Pace, now: float) -> bool:
+        if not newcomers or len(newcomers) == len(batch) or not 0 < pace.base_s <= self._saved_s:
+            return False
+        step_s = pace.step_s(rows_of(batch))
+        late = any(EARLY * step_s < now - one.since + step_s < LATE * step_s for one in newcomers)
+        return late and pace.step_s(rows_of(newcomers)) <= WORTH * step_s
+
+
+def rows_of(drawings: Sequence[Drawing]) -> int:
+    """What they take up in one call."""
+    return sum(one.rows for one in drawings)
