@@ -66,6 +66,7 @@ ROOMS = (
             *("shared_worker", "=worker", "worker.api", "worker.jobs", "worker.metrics"),
         ),
     ),
+    Room("worker/provide.py", ("shared_worker", "worker"), may_not=("worker.main", "worker.app", "worker.api")),
     Room("worker/main.py", ("shared_worker", "worker"), may_not=("worker.demo", "worker.cli", "worker.client")),
     Room("worker/client", ("httpx", "PIL", "=worker")),
     Room("worker/cli", ("PIL", "rich", "=worker", "worker.client", "=worker.main", "=worker.models.inspect")),

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import gc
-import importlib.metadata
 import os
 import socket
 import sys
@@ -14,11 +13,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shared_worker.auth import Tokens, is_loopback
-from shared_worker.contract import WorkerInfo
+from shared_worker.auth import Tokens
 from shared_worker.device import Backend, Device, NoSuchDevice, find_device, free_bytes, memory, peak_bytes, usual_dtype
-from shared_worker.no_heartbeat import NoHeartbeat
-from worker import __version__, logs
+from worker import __version__, logs, provide
 from worker.allocator import keep_freed_memory
 from worker.app import create_app
 from worker.describe import describe_worker
@@ -26,16 +23,14 @@ from worker.engine import sampling
 from worker.engine.encoding_pool import Sign
 from worker.engine.engine import Engine
 from worker.engine.judging import Judging
-from worker.engine.rows import UNMEASURED_ROWS, RowLimit
 from worker.engine.runner import Runner
-from worker.errors import ConfigurationError, DeviceUnavailable, StartError, WorkerError
+from worker.errors import DeviceUnavailable, StartError, WorkerError
 from worker.jobs.events import Event
 from worker.jobs.job import Job
-from worker.jobs.journal import Journal, NoJournal
+from worker.jobs.journal import Journal
 from worker.jobs.params import Limits
 from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
-from worker.measured import MeasuredRows, cache_file
 from worker.metrics import Metrics
 from worker.models.registry import Checkpoint, identify
 from worker.models.safety_folder import SafetyFolder
@@ -45,7 +40,6 @@ from worker.settings import Settings, read_settings
 from worker.tracing import Tracing, wanted
 
 if TYPE_CHECKING:
-    from shared_worker.heartbeat import Heartbeat
     from worker.models.base import Model
 
 STOP_ENGINE_S = 1.0
@@ -54,7 +48,6 @@ LAST_WORD_S = 1.0
 LAST_SPANS_S = 2.0
 LINGER_S = 1.0
 """How long the server still answers once the last job has ended, so that its pictures can be fetched."""
-MPS_ROWS = 4
 SWITCH_INTERVAL_S = 0.0005
 """Python's default of 5 ms lets an engine thread of many small calls delay the event loop by 12 ms (p99)."""
 
@@ -101,7 +94,7 @@ def _serve(settings: Settings, backend: Backend) -> int:
     if backend == "cpu":
         keep_freed_memory()
 
-    tokens = _tokens(settings)
+    tokens = provide.tokens(settings)
     try:
         device = find_device(backend, settings.device_index)
     except NoSuchDevice as missing:
@@ -121,9 +114,9 @@ def _serve(settings: Settings, backend: Backend) -> int:
         checkpoint = checkpoint.with_loras(settings.lora_dir, settings.lora_cache_bytes)
     if settings.control_dir is not None:
         checkpoint = checkpoint.with_controls(settings.control_dir)
-    safety, sign = _safety(settings), _sign(settings)
+    safety, sign = provide.safety(settings), provide.sign(settings)
     tracing = Tracing.from_environment(settings.worker_id) if wanted() else None
-    journal = _journal(settings, checkpoint)
+    journal = provide.journal(settings, checkpoint)
     with contextlib.closing(journal):
         listener = listen(settings.host, settings.port)
         return asyncio.run(_run(settings, device, checkpoint, tokens, safety, sign, tracing, journal, listener))
@@ -149,7 +142,7 @@ async def _run(
         retained_jobs=settings.retain_jobs,
         retained_bytes=settings.retain_bytes,
     )
-    rows = _row_limit(settings, device, checkpoint)
+    rows = provide.row_limit(settings, device, checkpoint)
     failures: list[Exception] = []
 
     judging = None if safety is None else Judging(functools.partial(safety.load, device), settings.on_unsafe)
@@ -226,7 +219,7 @@ async def _run(
         await asyncio.sleep(LINGER_S if had_jobs else 0.0)
 
     info = functools.partial(describe_worker, settings, device, checkpoint.facts, service, advertised, uuid.uuid4().hex)
-    heartbeat = _heartbeat(settings, info)
+    heartbeat = provide.heartbeat(settings, info)
     app = create_app(
         service,
         checkpoint.facts,
@@ -266,78 +259,3 @@ async def _run(
         sys.stderr.flush()
         os._exit(status)
     return status
-
-
-def _safety(settings: Settings) -> SafetyFolder | None:
-    if settings.safety_checker is not None:
-        return SafetyFolder.at(settings.safety_checker)
-    if "on_unsafe" in settings.model_fields_set:
-        raise ConfigurationError("--on-unsafe is set, but there is no --safety-checker")
-    return None
-
-
-def _sign(settings: Settings) -> Sign | None:
-    if settings.c2pa_cert is None and settings.c2pa_key is None:
-        return None
-    if settings.c2pa_cert is None or settings.c2pa_key is None:
-        raise ConfigurationError("--c2pa-cert and --c2pa-key belong together: one of them is missing")
-    try:
-        from worker.credentials import ContentCredentials  # needs an extra
-    except (ImportError, OSError, RuntimeError):  # it is not there, or its native library is not
-        raise ConfigurationError("--c2pa-cert needs the C2PA library: pip install 'sd-worker[c2pa]'") from None
-    return ContentCredentials.from_files(settings.c2pa_cert, settings.c2pa_key).sign
-
-
-def _journal(settings: Settings, checkpoint: Checkpoint) -> Journal:
-    if settings.state_dir is None:
-        return NoJournal()
-    from worker.state.journal import SqliteJournal  # needs file locks, which not every system has
-
-    return SqliteJournal(settings.state_dir, checkpoint.facts.id)
-
-
-def _row_limit(settings: Settings, device: Device, checkpoint: Checkpoint) -> RowLimit:
-    """What the operator said; else what an earlier start measured, or what the engine will."""
-    facts = checkpoint.facts
-    if settings.max_rows is not None:
-        return RowLimit(settings.max_rows)
-    if settings.numerics == "exact":  # bytes must not depend on what was measured
-        return RowLimit(UNMEASURED_ROWS)
-    if device.backend == "mps":  # where large batches are known to go wrong
-        return RowLimit(MPS_ROWS)
-    kept = MeasuredRows(cache_file())
-    torch_version = importlib.metadata.version("torch")
-    key = f"{device.name}, {os.cpu_count()} processors; {checkpoint.fingerprint}, {facts.dtype}; torch {torch_version}"
-    return RowLimit(
-        native_pixels=facts.width * facts.height,
-        known=kept.get(key),
-        on_measured=functools.partial(kept.keep, key),
-    )
-
-
-def _heartbeat(settings: Settings, info: Callable[[], WorkerInfo]) -> Heartbeat | NoHeartbeat:
-    if settings.orchestrator_url is None:
-        return NoHeartbeat()
-    from shared_worker.heartbeat import Heartbeat
-
-    token = settings.orchestrator_token
-    return Heartbeat(str(settings.orchestrator_url), info, token=token.get_secret_value() if token else None)
-
-
-def _tokens(settings: Settings) -> Tokens:
-    if settings.token is not None:
-        tokens = Tokens([settings.token.get_secret_value()])
-    elif settings.token_file is not None:
-        try:
-            tokens = Tokens.from_file(settings.token_file)
-        except (OSError, UnicodeDecodeError):
-            raise ConfigurationError("--token-file cannot be read") from None
-        if not tokens:
-            raise ConfigurationError("--token-file holds no token")
-    else:
-        tokens = Tokens([])
-    if not tokens and not is_loopback(settings.host):
-        raise ConfigurationError(
-            f"--host {settings.host} can be reached from outside: set SDW_TOKEN or --token-file, or bind to loopback"
-        )
-    return tokens

@@ -1,0 +1,107 @@
+"""What settings ask for, made: tokens, journal, rows, heartbeat, safety checker, signer. Reads the files they name."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from shared_worker.auth import Tokens, is_loopback
+from shared_worker.contract import WorkerInfo
+from shared_worker.device import Device
+from shared_worker.no_heartbeat import NoHeartbeat
+from worker.engine.encoding_pool import Sign
+from worker.engine.rows import UNMEASURED_ROWS, RowLimit
+from worker.errors import ConfigurationError
+from worker.jobs.journal import Journal, NoJournal
+from worker.measured import MeasuredRows, cache_file
+from worker.models.checkpoint import Checkpoint
+from worker.models.safety_folder import SafetyFolder
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from shared_worker.heartbeat import Heartbeat
+
+MPS_ROWS = 4
+
+
+def safety(settings: Settings) -> SafetyFolder | None:
+    """The checker of `--safety-checker`, if there is one. Raises ConfigurationError, ModelUnusable."""
+    if settings.safety_checker is not None:
+        return SafetyFolder.at(settings.safety_checker)
+    if "on_unsafe" in settings.model_fields_set:
+        raise ConfigurationError("--on-unsafe is set, but there is no --safety-checker")
+    return None
+
+
+def sign(settings: Settings) -> Sign | None:
+    """What signs a picture, where a certificate is configured. Raises ConfigurationError."""
+    if settings.c2pa_cert is None and settings.c2pa_key is None:
+        return None
+    if settings.c2pa_cert is None or settings.c2pa_key is None:
+        raise ConfigurationError("--c2pa-cert and --c2pa-key belong together: one of them is missing")
+    try:
+        from worker.credentials import ContentCredentials  # needs an extra
+    except (ImportError, OSError, RuntimeError):  # it is not there, or its native library is not
+        raise ConfigurationError("--c2pa-cert needs the C2PA library: pip install 'sd-worker[c2pa]'") from None
+    return ContentCredentials.from_files(settings.c2pa_cert, settings.c2pa_key).sign
+
+
+def journal(settings: Settings, checkpoint: Checkpoint) -> Journal:
+    """In `--state-dir`, or one that keeps nothing. Raises ConfigurationError."""
+    if settings.state_dir is None:
+        return NoJournal()
+    from worker.state.journal import SqliteJournal  # needs file locks, which not every system has
+
+    return SqliteJournal(settings.state_dir, checkpoint.facts.id)
+
+
+def row_limit(settings: Settings, device: Device, checkpoint: Checkpoint) -> RowLimit:
+    """What the operator said; else what an earlier start measured, or what the engine will."""
+    facts = checkpoint.facts
+    if settings.max_rows is not None:
+        return RowLimit(settings.max_rows)
+    if settings.numerics == "exact":  # bytes must not depend on what was measured
+        return RowLimit(UNMEASURED_ROWS)
+    if device.backend == "mps":  # where large batches are known to go wrong
+        return RowLimit(MPS_ROWS)
+    kept = MeasuredRows(cache_file())
+    torch_version = importlib.metadata.version("torch")
+    key = f"{device.name}, {os.cpu_count()} processors; {checkpoint.fingerprint}, {facts.dtype}; torch {torch_version}"
+    return RowLimit(
+        native_pixels=facts.width * facts.height,
+        known=kept.get(key),
+        on_measured=functools.partial(kept.keep, key),
+    )
+
+
+def heartbeat(settings: Settings, info: Callable[[], WorkerInfo]) -> Heartbeat | NoHeartbeat:
+    """To the orchestrator, if there is one."""
+    if settings.orchestrator_url is None:
+        return NoHeartbeat()
+    from shared_worker.heartbeat import Heartbeat
+
+    token = settings.orchestrator_token
+    return Heartbeat(str(settings.orchestrator_url), info, token=token.get_secret_value() if token else None)
+
+
+def tokens(settings: Settings) -> Tokens:
+    """From environment or file. Raises ConfigurationError, also where none guards an address that others can reach."""
+    if settings.token is not None:
+        tokens = Tokens([settings.token.get_secret_value()])
+    elif settings.token_file is not None:
+        try:
+            tokens = Tokens.from_file(settings.token_file)
+        except (OSError, UnicodeDecodeError):
+            raise ConfigurationError("--token-file cannot be read") from None
+        if not tokens:
+            raise ConfigurationError("--token-file holds no token")
+    else:
+        tokens = Tokens([])
+    if not tokens and not is_loopback(settings.host):
+        raise ConfigurationError(
+            f"--host {settings.host} can be reached from outside: set SDW_TOKEN or --token-file, or bind to loopback"
+        )
+    return tokens
