@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from worker.engine.runner import D, Drawing
 from worker.jobs.engine import Pace
 
-SHARE = 0.02
+SHARE = 0.03
 """So much of the device's time may go into calls for newcomers alone; each costs what a call does whatever its rows."""
 SAVED = 6.0
 """So many of them in a row, where none was needed for a while."""
