@@ -215,9 +215,9 @@ def test_no_file_is_long() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("worker.main", ("torch", "diffusers", "transformers", "c2pa", "cryptography")),
+        ("worker.main", ("torch", "numpy", "diffusers", "transformers", "c2pa", "cryptography")),
         ("worker.jobs.service", ("pydantic", "starlette", "numpy", "torch")),
-        ("worker.engine.engine", ("torch", "fastapi", "starlette", "uvicorn", "pydantic", "asyncio")),
+        ("worker.engine.engine", ("torch", "numpy", "PIL", "fastapi", "starlette", "uvicorn", "pydantic", "asyncio")),
         ("worker.engine.denoiser", ("fastapi", "starlette", "uvicorn", "pydantic", "diffusers", "transformers")),
         ("worker.models.registry", ("torch", "diffusers", "transformers", "safetensors", "numpy")),
         ("worker.models.inspect", ("torch", "diffusers", "transformers", "safetensors", "numpy")),

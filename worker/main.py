@@ -22,7 +22,6 @@ from worker.describe import describe_worker
 from worker.engine import sampling
 from worker.engine.encoding_pool import Sign
 from worker.engine.engine import Engine
-from worker.engine.judging import Judging
 from worker.engine.runner import Runner
 from worker.errors import DeviceUnavailable, StartError, WorkerError
 from worker.jobs.events import Event
@@ -145,7 +144,11 @@ async def _run(
     rows = provide.row_limit(settings, device, checkpoint)
     failures: list[Exception] = []
 
-    judging = None if safety is None else Judging(functools.partial(safety.load, device), settings.on_unsafe)
+    judging = None
+    if safety is not None:
+        from worker.engine.judging import Judging  # numpy comes in with this
+
+        judging = Judging(functools.partial(safety.load, device), settings.on_unsafe)
 
     def load(report: Callable[[float], None]) -> Model:
         model = checkpoint.load(device, report)

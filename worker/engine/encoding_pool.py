@@ -1,4 +1,7 @@
-"""Two threads beside the engine that turn pixels into bytes, tell of them, and so complete most jobs."""
+"""Two threads beside the engine that turn pixels into bytes, tell of them, and so complete most jobs.
+
+What they need to know of pixels is imported by them: numpy comes in with torch, when the port is open.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from worker.engine import encoding
-from worker.engine.assembling import assemble
-from worker.engine.composing import compose
 from worker.engine.outbox import Outbox
 from worker.engine.run import JobRun
 from worker.engine.runner import Drawing, Pixels
@@ -51,6 +51,9 @@ class EncodingPool:
         run.pictures.preview_follows()
 
         def encode() -> None:
+            from worker.engine import encoding
+            from worker.engine.assembling import assemble
+
             pixels = assemble(pieces)
             data, width, height = encoding.encode_preview(pixels, params.width, params.height, asked)
             self._outbox.send(run, Preview(step, steps, width, height, asked.format, data))
@@ -62,6 +65,10 @@ class EncodingPool:
         params = run.work.params
 
         def encode() -> Image:
+            from worker.engine import encoding
+            from worker.engine.assembling import assemble
+            from worker.engine.composing import compose
+
             composed = compose(assemble(pieces), params)
             height, width = composed.shape[:2]
             text = encoding.describe_parameters(params, drawing.seed, self._model_id)

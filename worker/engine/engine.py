@@ -10,12 +10,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 from worker.engine.batching import Batching
 from worker.engine.encoding_pool import EncodingPool, Pieces, Sign
 from worker.engine.fitting import Fitting
-from worker.engine.judging import Judging
 from worker.engine.meter import Meter
 from worker.engine.outbox import Outbox, Sink
 from worker.engine.pacemaker import Pacemaker
@@ -29,6 +28,9 @@ from worker.jobs.engine import EngineState, Pace, Snapshot
 from worker.jobs.events import Cancelled, CancelReason, Ending, Image, Progress, Started
 from worker.jobs.params import PreviewParams
 from worker.jobs.queue import JobQueue, Work
+
+if TYPE_CHECKING:
+    from worker.engine.judging import Judging
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from worker.jobs.params import JobParams
 from worker.jobs.tiling import Tile
 
-Pixels = npt.NDArray[np.uint8]  # [H, W, 3]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Pixels: TypeAlias = "npt.NDArray[np.uint8]"  # [H, W, 3]
 
 
 class DeviceLost(Exception):
