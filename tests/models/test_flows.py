@@ -104,6 +104,22 @@ def test_without_a_t5_its_tokens_are_nought(tmp_path: Path) -> None:
     assert conditioning.warnings == (), "its CLIPs know weights"
 
 
+# Both
+
+
+@pytest.mark.parametrize("asked", [(7, 0.6), (5, 0.5), (6, 0.05)], ids=["7 x 0.6", "5 x 0.5", "less than a step"])
+@pytest.mark.parametrize("task", [Task.IMAGE_TO_IMAGE, Task.INPAINTING])
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_steps_that_strength_does_not_give_whole(
+    sd3: Loaded, dev: Loaded, family: str, task: Task, asked: tuple[int, float]
+) -> None:
+    loaded = {"sd3": sd3, "flux": dev}[family]
+    (steps, strength), mask = asked, half_mask() if task is Task.INPAINTING else None
+    wanted = flow(task=task, image=scene(), mask=mask, steps=steps, strength=strength, guidance_scale=3.0)
+    [[drawn]] = loaded.draw(wanted)
+    assert psnr_db(drawn, loaded.stock(task)(wanted)) >= ALONE_DB
+
+
 # FLUX
 
 

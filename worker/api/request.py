@@ -100,7 +100,8 @@ class JobRequest(Strict):
         None,
         gt=0,
         le=1,
-        description=f"how much of `image` is given up; if left out {DEFAULT_STRENGTH}, for upscale {UPSCALE_STRENGTH}",
+        description=f"how much of `image` is given up; if left out {DEFAULT_STRENGTH}, for upscale {UPSCALE_STRENGTH}. "
+        "Of `steps` so many are done, rounded down and with `flow_` samplers up, and always one",
     )
     upscale: UpscaleRequest | None = Field(None, description="for upscale: by what, and to how many times its size")
     loras: list[LoraRequest] = Field(default_factory=list, max_length=MAX_ADAPTERS)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 LATENT = "latent"
 """The upscaler that is the loaded model."""
+FLOW = "flow_"
+"""What the names of samplers of flow matching begin with."""
 
 
 class Task(StrEnum):
@@ -155,10 +158,16 @@ class JobParams:
 
     @property
     def first_step(self) -> int:
-        """The step that drawing begins at: with a picture to begin with, those before it are not done."""
+        """The step that drawing begins at: with a picture to begin with, those before it are not done.
+
+        Where `strength` does not give whole steps, the stock pipelines of flow models round what is done up, all others
+        down; one step is always done.
+        """
         if self.strength is None:
             return 0
-        return self.steps - min(self.steps, max(1, int(self.steps * self.strength)))
+        asked = self.steps * self.strength
+        done = self.steps - math.floor(self.steps - asked) if self.sampler.startswith(FLOW) else int(asked)
+        return self.steps - min(self.steps, max(1, done))
 
     @property
     def steps_drawn(self) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from worker.jobs.params import Task
+from worker.jobs.params import FLOW, Task
 
 
 class Guidance(StrEnum):
@@ -104,4 +104,4 @@ class Family:
 
     def samplers_among(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Those that draw this kind."""
-        return tuple(name for name in names if name.startswith("flow_") == self.flow)
+        return tuple(name for name in names if name.startswith(FLOW) == self.flow)
