@@ -217,7 +217,7 @@ async def _run(
         on_ready=on_engine_ready,
         on_stop=on_engine_stop,
     )
-    service = JobService(engine, limits, on_recorded, journal)
+    service = JobService(engine, limits, on_recorded, journal, checkpoint.facts.guidance)
 
     async def drain() -> None:
         had_jobs = service.busy()

@@ -86,7 +86,9 @@ class JobRequest(Strict):
         None, ge=1, description="pixels, a multiple of the model's `multiple`; the size of `image` if that is given"
     )
     steps: int | None = Field(None, ge=1, le=150)
-    guidance_scale: float | None = Field(None, ge=0, le=30, description="1 or less costs no second row")
+    guidance_scale: float | None = Field(
+        None, ge=0, le=30, description="1 or less costs no second row; more is refused by models without guidance"
+    )
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="random when left out; the one used is returned")
     num_images: int = Field(1, ge=1, le=8, description="image k uses seed + k")
     sampler: str | None = Field(None, max_length=100)

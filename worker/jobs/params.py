@@ -27,6 +27,21 @@ class Task(StrEnum):
         return self is not Task.TEXT_TO_IMAGE
 
 
+class Guidance(StrEnum):
+    """How a denoiser is told to keep to the prompt."""
+
+    ROWS = "rows"
+    """Classifier-free: a second row without the prompt, where the scale is above 1."""
+    EMBEDDED = "embedded"
+    """The scale is an input of the denoiser; there is no second row."""
+    NONE = "none"
+    """It knows no scale."""
+
+    def rows(self, guidance_scale: float) -> int:
+        """What an image takes up in a model call."""
+        return 2 if self is Guidance.ROWS and guidance_scale > 1 else 1
+
+
 class Priority(StrEnum):
     """Which of the waiting jobs goes first; order of declaration is order of service."""
 
@@ -230,7 +245,8 @@ class ControlFacts:
 class ModelFacts:
     """What can be known of a model from its configuration alone, before a weight is read.
 
-    `multiple` is what width and height must be multiples of; `samplers` are the names it can be drawn with.
+    `multiple` is what width and height must be multiples of; `samplers` are the names it can be drawn with;
+    `guidance` is what `guidance_scale` means to it.
     """
 
     id: str
@@ -244,6 +260,7 @@ class ModelFacts:
     sampler: str
     samplers: tuple[str, ...]
     tasks: tuple[Task, ...]
+    guidance: Guidance = Guidance.ROWS
     embeddings: tuple[EmbeddingFacts, ...] = ()
 
     @property

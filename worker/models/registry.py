@@ -6,15 +6,16 @@ here imports torch, so that the worker can say what it will serve before it is t
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from worker.errors import ModelUnusable
-from worker.jobs.params import ModelFacts, Task
+from worker.jobs.params import Guidance, ModelFacts, Task
 from worker.models import checksum, contents
 from worker.models.checkpoint import DTYPES, Checkpoint, Source
-from worker.models.family import Anatomy, Family, Guidance
+from worker.models.family import Anatomy, Family
 from worker.models.folder import DiffusersFolder, read_json
 from worker.models.single_file import SingleFile
 
@@ -166,8 +167,16 @@ def facts_of(name: str, source: Source, family: Family, dtype: str, samplers: tu
         "sampler": next((name for name in (sampler, family.sampler) if name in offered), offered[0]),
     }
     if source.has(DEFAULTS_FILE):
-        facts |= _defaults(source, offered)
-    return ModelFacts(id=name, family=family.name, multiple=multiple, samplers=offered, tasks=family.tasks, **facts)
+        facts |= _defaults(source, offered, family.guidance)
+    return ModelFacts(
+        id=name,
+        family=family.name,
+        multiple=multiple,
+        samplers=offered,
+        tasks=family.tasks,
+        guidance=family.guidance,
+        **facts,
+    )
 
 
 def family_of(source: Source) -> Family:
@@ -215,14 +224,14 @@ def sizes(family: Family, source: Source) -> tuple[int, int]:
         raise ModelUnusable("the model's configuration lacks its sizes") from None
 
 
-def _defaults(source: Source, samplers: tuple[str, ...]) -> dict[str, Any]:
+def _defaults(source: Source, samplers: tuple[str, ...], guidance: Guidance) -> dict[str, Any]:
     defaults = source.json(DEFAULTS_FILE)
     for name, value in defaults.items():
         match name:
             case "width" | "height" | "steps":
                 usable = type(value) is int and value > 0
             case "guidance_scale":
-                usable = type(value) in (int, float) and value >= 0
+                usable = type(value) in (int, float) and 0 <= value <= (1 if guidance is Guidance.NONE else math.inf)
             case "sampler":
                 usable = value in samplers
             case "dtype":
