@@ -37,6 +37,7 @@ from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
 from worker.measured import MeasuredRows, cache_file
 from worker.metrics import Metrics
+from worker.models.offload import offload_on
 from worker.models.registry import Checkpoint, identify
 from worker.models.safety_folder import SafetyFolder
 from worker.models.schedulers import SCHEDULERS
@@ -113,7 +114,9 @@ def _serve(settings: Settings, backend: Backend) -> int:
         samplers=tuple(sorted([*sampling.SAMPLERS, *SCHEDULERS])),
         config=settings.model_configuration,
         sha256=settings.model_sha256,
+        offload=offload_on(backend, settings.offload),
         free_bytes=free_bytes(device),
+        cpu_bytes=free_bytes(find_device("cpu")),
     )
     if settings.embedding_dir is not None:
         checkpoint = checkpoint.with_embeddings(settings.embedding_dir)
@@ -152,7 +155,9 @@ async def _run(
     rows = _row_limit(settings, device, checkpoint)
     failures: list[Exception] = []
 
-    judging = None if safety is None else Judging(functools.partial(safety.load, device), settings.on_unsafe)
+    judging = None
+    if safety is not None:
+        judging = Judging(functools.partial(safety.load, device, checkpoint.placement), settings.on_unsafe)
 
     def load(report: Callable[[float], None]) -> Model:
         model = checkpoint.load(device, report)
@@ -171,6 +176,7 @@ async def _run(
             on_padding=metrics.padded,
             on_adapters=metrics.adapters_held,
             on_prompts_kept=metrics.prompts_kept,
+            before_timing=functools.partial(checkpoint.placement.bring, checkpoint.family.denoiser),
         )
 
     def on_engine_events(events: Sequence[tuple[str, Event]]) -> None:
@@ -202,7 +208,7 @@ async def _run(
         lambda: rows.usual,
         functools.partial(memory, device),
         functools.partial(peak_bytes, device),
-        lambda: checkpoint.weights_bytes if engine.snapshot().load_progress == 1.0 else 0,
+        lambda: checkpoint.device_bytes if engine.snapshot().load_progress == 1.0 else 0,
     )
     engine: Engine[Any] = Engine(
         make_runner,

@@ -13,10 +13,11 @@ from typing import Any
 
 from worker.errors import ModelUnusable
 from worker.jobs.params import Guidance, ModelFacts, Task
-from worker.models import checksum, contents
+from worker.models import checksum, contents, needs
 from worker.models.checkpoint import DTYPES, Checkpoint, Source
 from worker.models.family import Anatomy, Family
 from worker.models.folder import DiffusersFolder, read_json
+from worker.models.offload import choose_placement
 from worker.models.single_file import SingleFile
 
 __all__ = ["BUILTIN", "DEFAULTS_FILE", "DTYPES", "FAMILIES", "Checkpoint", "identify", "read_json"]
@@ -117,12 +118,15 @@ def identify(
     usual_dtype: str = "float32",
     config: str | None = None,
     sha256: str | None = None,
+    offload: str = "none",
     free_bytes: int | None = None,
+    cpu_bytes: int | None = None,
 ) -> Checkpoint:
     """The checkpoint that `--model` names, offered with those of `samplers` that draw it. Raises ModelUnusable.
 
     Without `dtype` it computes in what its own defaults say, or else in `usual_dtype`. `config` is where a single
-    file's configurations come from; `sha256` the checksum that the weights must have; `free_bytes` what they must fit.
+    file's configurations come from; `sha256` the checksum that the weights must have. They must fit the device's
+    `free_bytes`; with `offload` one part of them at a time, and all of them the CPU's `cpu_bytes`.
     """
     pinned = None if sha256 is None else checksum.expected(sha256)
     source = open_source(model, config)
@@ -133,12 +137,11 @@ def identify(
     if dtype is not None:
         facts = replace(facts, dtype=dtype)
     weights = contents.weights_of(source, family, facts.dtype)
-    weights_bytes = contents.needed_bytes(weights, facts.dtype)
-    if free_bytes is not None:
-        contents.refuse_too_large(weights_bytes, free_bytes, facts.dtype)
+    parts_bytes = needs.part_bytes(weights, facts.dtype)
+    placement = choose_placement(offload, parts_bytes, facts, free_bytes, cpu_bytes)
     if pinned is not None:
         checksum.refuse_another(pinned, source.checksum())
-    return Checkpoint(source, family, facts, weights_bytes=weights_bytes)
+    return Checkpoint(source, family, facts, weights_bytes=sum(parts_bytes.values()), placement=placement)
 
 
 def open_source(model: str, config: str | None = None) -> Source:
