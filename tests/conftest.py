@@ -29,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     settings.load_profile("long" if config.getoption("--long") else "short")
     config.addinivalue_line("markers", f"guard(seconds): fail the test after so long, instead of {GUARD_S:g} s")
+    config.addinivalue_line("markers", "cuda: needs a CUDA device, and is skipped where there is none")
 
 
 @pytest.fixture(autouse=True)

@@ -155,6 +155,11 @@ def test_a_model_too_large_for_the_machine(refusal: Refusal, model: Path) -> Non
     assert re.fullmatch(r"not enough memory: .* 2000\.0 GB in bfloat16, and \d+\.\d GB are free", said)
 
 
+def test_nothing_is_offloaded_from_the_cpu(refusal: Refusal) -> None:
+    said = refusal("--offload", "model")
+    assert said == "--offload model: parts are moved to the CPU, and this worker computes there already"
+
+
 def test_inspect_says_what_a_folder_is(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("cpu", ["inspect", str(model)]) == 0
     assert capfd.readouterr().out.startswith("model: checkpoint (sd 1.x)")

@@ -31,6 +31,7 @@ from worker.jobs.params import Limits
 from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
 from worker.metrics import Metrics
+from worker.models.offload import offload_on
 from worker.models.registry import Checkpoint, identify
 from worker.models.safety_folder import SafetyFolder
 from worker.models.schedulers import SCHEDULERS
@@ -105,7 +106,9 @@ def _serve(settings: Settings, backend: Backend) -> int:
         samplers=tuple(sorted([*sampling.SAMPLERS, *SCHEDULERS])),
         config=settings.model_configuration,
         sha256=settings.model_sha256,
+        offload=offload_on(backend, settings.offload),
         free_bytes=free_bytes(device),
+        cpu_bytes=free_bytes(find_device("cpu")),
     )
     if settings.embedding_dir is not None:
         checkpoint = checkpoint.with_embeddings(settings.embedding_dir)
@@ -148,7 +151,7 @@ async def _run(
     if safety is not None:
         from worker.engine.judging import Judging  # numpy comes in with this
 
-        judging = Judging(functools.partial(safety.load, device), settings.on_unsafe)
+        judging = Judging(functools.partial(safety.load, device, checkpoint.placement), settings.on_unsafe)
 
     def load(report: Callable[[float], None]) -> Model:
         model = checkpoint.load(device, report)
@@ -167,6 +170,7 @@ async def _run(
             on_padding=metrics.padded,
             on_adapters=metrics.adapters_held,
             on_prompts_kept=metrics.prompts_kept,
+            before_timing=functools.partial(checkpoint.placement.bring, checkpoint.family.denoiser),
         )
 
     def on_engine_events(events: Sequence[tuple[str, Event]]) -> None:
@@ -198,7 +202,7 @@ async def _run(
         lambda: rows.usual,
         functools.partial(memory, device),
         functools.partial(peak_bytes, device),
-        lambda: checkpoint.weights_bytes if engine.snapshot().load_progress == 1.0 else 0,
+        lambda: checkpoint.device_bytes if engine.snapshot().load_progress == 1.0 else 0,
     )
     engine: Engine[Any] = Engine(
         make_runner,
@@ -213,7 +217,7 @@ async def _run(
         on_ready=on_engine_ready,
         on_stop=on_engine_stop,
     )
-    service = JobService(engine, limits, on_recorded, journal)
+    service = JobService(engine, limits, on_recorded, journal, checkpoint.facts.guidance)
 
     async def drain() -> None:
         had_jobs = service.busy()

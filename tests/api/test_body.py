@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from tests.serving import PROMPT, ServedWorker
 from worker import errors
 from worker.api.body import parse_job
 from worker.api.request import MAX_SEED
-from worker.jobs.params import ImageFormat, JobParams, OutputParams, PreviewParams
+from worker.jobs.params import Guidance, ImageFormat, JobParams, OutputParams, PreviewParams
 
 JSON = {"Content-Type": "application/json"}
 
@@ -201,6 +202,23 @@ def test_every_fault_is_reported_at_once() -> None:
     }
     nested = {"preview.every", "preview.size", "preview.more", "output.format", "output.quality"}
     assert set(faults_of(body)) == set(body) - {"preview", "output"} | nested
+
+
+def test_a_model_without_guidance_takes_none() -> None:
+    facts = replace(FACTS, guidance=Guidance.NONE, guidance_scale=0.0)
+    body = {"prompt": "x", "guidance_scale": 1.1}
+    with pytest.raises(errors.InvalidRequest) as refused:
+        parse_job(json.dumps(body).encode(), facts, LIMITS)
+    [fault] = refused.value.errors
+    assert (fault.field, fault.message) == (
+        "guidance_scale",
+        "has no effect on this model: leave it out, or give 1 or less",
+    )
+    for asked in ({}, {"guidance_scale": None}, {"guidance_scale": 0}, {"guidance_scale": 1.0}):
+        parsed = parse_job(json.dumps({"prompt": "x"} | asked).encode(), facts, LIMITS)
+        assert parsed.guidance_scale == (asked.get("guidance_scale") or 0.0)
+    embedded = replace(FACTS, guidance=Guidance.EMBEDDED)
+    assert parse_job(json.dumps(body).encode(), embedded, LIMITS).guidance_scale == 1.1
 
 
 def test_both_faults_of_one_field_are_reported() -> None:

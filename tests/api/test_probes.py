@@ -86,6 +86,7 @@ def test_info(instant: ServedWorker) -> None:
         "steps": 4,
         "guidance_scale": 5.0,
         "sampler": "euler",
+        "guidance": "rows",
     }
     assert info["tasks"] == ["text-to-image"]
     assert info["samplers"] == list(FACTS.samplers)

@@ -7,6 +7,7 @@ import pytest
 from tests.fakes import make_params
 from worker.jobs import estimates
 from worker.jobs.engine import EngineState, Load, Pace, Snapshot
+from worker.jobs.params import Guidance
 
 PACE = Pace(call_rows=4, base_s=0.1, row_s=0.05, decode_s=0.0)
 
@@ -40,6 +41,15 @@ def test_the_waiting_come_behind_the_running() -> None:
     told = estimates.places(snapshot(Load(2, 20, 1), Load(2, 5, 1), waiting=("a", "b", "gone")), params.get)
     assert told == {"a": (0, pytest.approx(4.5)), "b": (1, pytest.approx(5.1)), "gone": (2, pytest.approx(0.0))}
     assert estimates.all_done_s(snapshot(Load(2, 20, 1), waiting=("a",)), params.get) == pytest.approx(6.0)
+
+
+def test_guidance_without_a_second_row_costs_one() -> None:
+    asked = {"a": make_params(steps=10, guidance_scale=3.5)}
+    for guidance, rows in ((Guidance.ROWS, 2), (Guidance.EMBEDDED, 1), (Guidance.NONE, 1)):
+        assert estimates.load_of(asked["a"], guidance) == Load(rows, 10, 1)
+        told = estimates.places(snapshot(waiting=("a",)), asked.get, guidance)
+        assert told["a"][1] == estimates.all_done_s(snapshot(waiting=("a",)), asked.get, guidance)
+        assert told["a"][1] == pytest.approx(10 * PACE.step_s(rows))
 
 
 def test_unknown_while_nothing_was_measured() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -18,10 +19,11 @@ from tests.models.test_sd import one_thread
 from tests.models.tiny import half_mask, job, psnr_db, scene
 from worker.engine.denoiser import Denoiser
 from worker.errors import ModelUnusable
-from worker.jobs.params import JobParams, Task
+from worker.jobs.estimates import load_of
+from worker.jobs.params import Guidance, JobParams, Task
 from worker.models.flux import pack, positions, unpack
 from worker.models.prompts.t5 import NO_WEIGHTS
-from worker.models.registry import identify
+from worker.models.registry import DEFAULTS_FILE, identify
 
 __all__ = ["one_thread"]
 
@@ -104,6 +106,22 @@ def test_without_a_t5_its_tokens_are_nought(tmp_path: Path) -> None:
     assert conditioning.warnings == (), "its CLIPs know weights"
 
 
+# Both
+
+
+@pytest.mark.parametrize("asked", [(7, 0.6), (5, 0.5), (6, 0.05)], ids=["7 x 0.6", "5 x 0.5", "less than a step"])
+@pytest.mark.parametrize("task", [Task.IMAGE_TO_IMAGE, Task.INPAINTING])
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_steps_that_strength_does_not_give_whole(
+    sd3: Loaded, dev: Loaded, family: str, task: Task, asked: tuple[int, float]
+) -> None:
+    loaded = {"sd3": sd3, "flux": dev}[family]
+    (steps, strength), mask = asked, half_mask() if task is Task.INPAINTING else None
+    wanted = flow(task=task, image=scene(), mask=mask, steps=steps, strength=strength, guidance_scale=3.0)
+    [[drawn]] = loaded.draw(wanted)
+    assert psnr_db(drawn, loaded.stock(task)(wanted)) >= ALONE_DB
+
+
 # FLUX
 
 
@@ -147,10 +165,25 @@ def test_the_lengths_of_text(dev: Loaded, tmp_path: Path) -> None:
 
 
 def test_schnell_knows_no_guidance(tmp_path: Path) -> None:
-    schnell = Loaded.of(families.write_flux(tmp_path / "tiny", dev=False))
+    folder = families.write_flux(tmp_path / "tiny", dev=False)
+    schnell = Loaded.of(folder)
     [[one]], [[other]] = schnell.draw(flow(guidance_scale=0.0)), schnell.draw(flow(guidance_scale=7.0))
     assert np.array_equal(one, other)
     assert psnr_db(one, schnell.stock(Task.TEXT_TO_IMAGE)(flow(guidance_scale=0.0))) >= ALONE_DB
+    assert schnell.checkpoint.facts.guidance is Guidance.NONE, "so that more is refused"
+    for usable in (1.0, 1.1):
+        (folder / DEFAULTS_FILE).write_text(json.dumps({"guidance_scale": usable}), encoding="utf-8")
+        with pytest.raises(ModelUnusable, match="'guidance_scale'") if usable > 1 else contextlib.nullcontext():
+            identify(str(folder), dtype="float32", samplers=("flow_euler",))
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.0, 3.5])
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_rows_are_foreseen(sd3: Loaded, dev: Loaded, family: str, guidance_scale: float) -> None:
+    loaded = {"sd3": sd3, "flux": dev}[family]
+    asked = flow(num_images=2, guidance_scale=guidance_scale)
+    drawings = loaded.denoiser.open(asked)
+    assert load_of(asked, loaded.checkpoint.facts.guidance).rows == sum(one.rows for one in drawings)
 
 
 def test_tokens_are_packed_as_the_stock_pipeline_packs_them() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from worker.api.pictures import Pictures
 from worker.api.request import MAX_SEED, ControlRequest, JobRequest, LoraRequest, UpscaleRequest
 from worker.errors import FieldFault
-from worker.jobs.params import ControlFacts, Limits, LoraFacts, ModelFacts, Task
+from worker.jobs.params import ControlFacts, Guidance, Limits, LoraFacts, ModelFacts, Task
 
 Named = LoraRequest | ControlRequest
 
@@ -50,6 +50,8 @@ def unmet_limits(asked: JobRequest, pictures: Pictures, facts: ModelFacts, limit
         faults.append(FieldFault("seed", f"seed + num_images - 1 must be at most {MAX_SEED}"))
     if asked.sampler is not None and asked.sampler not in facts.samplers:
         faults.append(FieldFault("sampler", f"must be one of {', '.join(facts.samplers)}"))
+    if facts.guidance is Guidance.NONE and (asked.guidance_scale or 0) > 1:
+        faults.append(FieldFault("guidance_scale", "has no effect on this model: leave it out, or give 1 or less"))
     if asked.timeout_s is not None and asked.timeout_s > limits.timeout_s:
         faults.append(FieldFault("timeout_s", f"must be at most {limits.timeout_s:g}"))
     for name, text in asked.labels.items():

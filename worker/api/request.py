@@ -86,7 +86,9 @@ class JobRequest(Strict):
         None, ge=1, description="pixels, a multiple of the model's `multiple`; the size of `image` if that is given"
     )
     steps: int | None = Field(None, ge=1, le=150)
-    guidance_scale: float | None = Field(None, ge=0, le=30, description="1 or less costs no second row")
+    guidance_scale: float | None = Field(
+        None, ge=0, le=30, description="1 or less costs no second row; more is refused by models without guidance"
+    )
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="random when left out; the one used is returned")
     num_images: int = Field(1, ge=1, le=8, description="image k uses seed + k")
     sampler: str | None = Field(None, max_length=100)
@@ -100,7 +102,8 @@ class JobRequest(Strict):
         None,
         gt=0,
         le=1,
-        description=f"how much of `image` is given up; if left out {DEFAULT_STRENGTH}, for upscale {UPSCALE_STRENGTH}",
+        description=f"how much of `image` is given up; if left out {DEFAULT_STRENGTH}, for upscale {UPSCALE_STRENGTH}. "
+        "Of `steps` so many are done, rounded down and with `flow_` samplers up, and always one",
     )
     upscale: UpscaleRequest | None = Field(None, description="for upscale: by what, and to how many times its size")
     loras: list[LoraRequest] = Field(default_factory=list, max_length=MAX_ADAPTERS)

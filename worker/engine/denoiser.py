@@ -73,7 +73,7 @@ class Denoiser:
     kernels, which round otherwise; with the same number a picture's bytes are the same alone and in any company.
     `on_prompt` hears of every prompt whether its encoding was kept from an earlier job, `on_padding` how many rows of
     a call were padding, `on_adapters` how many LoRA adapters are in memory, and their bytes, `on_prompts_kept` how many
-    bytes the kept encodings take.
+    bytes the kept encodings take. `before_timing` is called before a call is timed, so that what it needs is there.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Denoiser:
         on_padding: Callable[[int], None] = lambda rows: None,
         on_adapters: Callable[[int, int], None] = lambda count, size_bytes: None,
         on_prompts_kept: Callable[[int], None] = lambda size_bytes: None,
+        before_timing: Callable[[], None] = lambda: None,
     ) -> None:
         self._load_model = load_model
         self._fixed_rows = fixed_rows
@@ -92,6 +93,8 @@ class Denoiser:
         self._on_padding = on_padding
         self._on_adapters = on_adapters
         self._on_prompts_kept = on_prompts_kept
+        self._before_timing = before_timing
+        self._nothing: Conditioning | None = None
 
     def load(self, report: Callable[[float], None]) -> None:
         """Load the model, and fit the preview map to its VAE."""
@@ -264,7 +267,8 @@ class Denoiser:
             facts, device = self._model.facts, self._model.device
             latents = torch.randn((rows, *self._model.latent_shape(facts.width, facts.height))).to(device)
             timesteps = torch.full((rows,), 500.0, device=device)
-            seen = {**self._model.encode_prompt("").tensors, **self._frame_of_nothing()}
+            self._nothing = self._nothing or self._model.encode_prompt("")
+            seen = {**self._nothing.tensors, **self._frame_of_nothing()}
             tensors = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in seen.items()}
             took_s = 0.0
 
@@ -274,6 +278,7 @@ class Denoiser:
                 self._model.predict(latents, timesteps, tensors)[0, 0, 0, 0].item()  # a value waits for the device
                 took_s = time.perf_counter() - started
 
+            self._before_timing()
             fitting = self._memory.rows_that_fit(rows, call)
             return took_s, fitting
 

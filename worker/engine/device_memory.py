@@ -20,9 +20,10 @@ class DeviceMemory:
         needed = self._needed_bytes(call)
         if needed is None:
             return None
+        room = self._room_bytes()  # before the reserve, which may move weights
         if self._reserved_bytes is None:
             self._reserved_bytes = self._needed_bytes(self._reserve) or 0
-        return int((self._room_bytes() - self._reserved_bytes) * rows // max(1, needed))
+        return int((room - self._reserved_bytes) * rows // max(1, needed))
 
     def _needed_bytes(self, call: Callable[[], object]) -> int | None:
         """At its peak, beyond what was there before."""

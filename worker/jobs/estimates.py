@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from worker.jobs.engine import Load, Pace, Snapshot
-from worker.jobs.params import JobParams
+from worker.jobs.params import Guidance, JobParams
 
 Place = tuple[int, float | None]
 """A waiting job's position (0: it is next) and its estimate in seconds, None while the pace is unknown."""
@@ -19,20 +19,24 @@ UNKNOWN_RETRY_S = 5
 LONGEST_RETRY_S = 600
 
 
-def places(snapshot: Snapshot, params: Callable[[str], JobParams | None]) -> dict[str, Place]:
-    """Of every waiting job by its id; `params` gives what a job asks for."""
+def places(
+    snapshot: Snapshot, params: Callable[[str], JobParams | None], guidance: Guidance = Guidance.ROWS
+) -> dict[str, Place]:
+    """Of every waiting job by its id; `params` gives what a job asks for, `guidance` is the model's."""
     if snapshot.pace is None:
         return {job_id: (position, None) for position, job_id in enumerate(snapshot.waiting)}
-    loads = [*_least_first(snapshot.loads), *(load_of(params(job_id)) for job_id in snapshot.waiting)]
+    loads = [*_least_first(snapshot.loads), *(load_of(params(job_id), guidance) for job_id in snapshot.waiting)]
     ends = ends_s(loads, snapshot.pace)[len(snapshot.loads) :]
     return {job_id: (place, round(ends[place], 3)) for place, job_id in enumerate(snapshot.waiting)}
 
 
-def all_done_s(snapshot: Snapshot, params: Callable[[str], JobParams | None]) -> float | None:
+def all_done_s(
+    snapshot: Snapshot, params: Callable[[str], JobParams | None], guidance: Guidance = Guidance.ROWS
+) -> float | None:
     """Seconds until everything that was accepted is done; None while the pace is unknown."""
     if snapshot.pace is None:
         return None
-    waiting = [load_of(params(job_id)) for job_id in snapshot.waiting]
+    waiting = [load_of(params(job_id), guidance) for job_id in snapshot.waiting]
     return round(max(ends_s([*_least_first(snapshot.loads), *waiting], snapshot.pace), default=0.0), 3)
 
 
@@ -63,12 +67,12 @@ def ends_s(loads: Sequence[Load], pace: Pace) -> list[float]:
     return ends
 
 
-def load_of(params: JobParams | None) -> Load:
+def load_of(params: JobParams | None, guidance: Guidance = Guidance.ROWS) -> Load:
     """What a job that waits will be; nothing for one that is not known any more."""
     if params is None:
         return Load(0, 0, 0)
     drawings = params.num_images * (params.upscale.tiles if params.upscale else 1)
-    return Load((2 if params.guidance_scale > 1 else 1) * drawings, params.steps_drawn, drawings)
+    return Load(guidance.rows(params.guidance_scale) * drawings, params.steps_drawn, drawings)
 
 
 def _least_first(loads: Iterable[Load]) -> list[Load]:

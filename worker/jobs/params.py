@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 LATENT = "latent"
 """The upscaler that is the loaded model."""
+FLOW = "flow_"
+"""What the names of samplers of flow matching begin with."""
 
 
 class Task(StrEnum):
@@ -22,6 +25,21 @@ class Task(StrEnum):
     def takes_image(self) -> bool:
         """Whether it begins with a picture of the client's."""
         return self is not Task.TEXT_TO_IMAGE
+
+
+class Guidance(StrEnum):
+    """How a denoiser is told to keep to the prompt."""
+
+    ROWS = "rows"
+    """Classifier-free: a second row without the prompt, where the scale is above 1."""
+    EMBEDDED = "embedded"
+    """The scale is an input of the denoiser; there is no second row."""
+    NONE = "none"
+    """It knows no scale."""
+
+    def rows(self, guidance_scale: float) -> int:
+        """What an image takes up in a model call."""
+        return 2 if self is Guidance.ROWS and guidance_scale > 1 else 1
 
 
 class Priority(StrEnum):
@@ -155,10 +173,16 @@ class JobParams:
 
     @property
     def first_step(self) -> int:
-        """The step that drawing begins at: with a picture to begin with, those before it are not done."""
+        """The step that drawing begins at: with a picture to begin with, those before it are not done.
+
+        Where `strength` does not give whole steps, the stock pipelines of flow models round what is done up, all others
+        down; one step is always done.
+        """
         if self.strength is None:
             return 0
-        return self.steps - min(self.steps, max(1, int(self.steps * self.strength)))
+        asked = self.steps * self.strength
+        done = self.steps - math.floor(self.steps - asked) if self.sampler.startswith(FLOW) else int(asked)
+        return self.steps - min(self.steps, max(1, done))
 
     @property
     def steps_drawn(self) -> int:
@@ -221,7 +245,8 @@ class ControlFacts:
 class ModelFacts:
     """What can be known of a model from its configuration alone, before a weight is read.
 
-    `multiple` is what width and height must be multiples of; `samplers` are the names it can be drawn with.
+    `multiple` is what width and height must be multiples of; `samplers` are the names it can be drawn with;
+    `guidance` is what `guidance_scale` means to it.
     """
 
     id: str
@@ -235,6 +260,7 @@ class ModelFacts:
     sampler: str
     samplers: tuple[str, ...]
     tasks: tuple[Task, ...]
+    guidance: Guidance = Guidance.ROWS
     embeddings: tuple[EmbeddingFacts, ...] = ()
 
     @property

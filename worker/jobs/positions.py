@@ -12,7 +12,7 @@ from worker.jobs.engine import Engine, Snapshot
 from worker.jobs.estimates import Place
 from worker.jobs.events import Queued
 from worker.jobs.job import Job, Status
-from worker.jobs.params import JobParams
+from worker.jobs.params import Guidance, JobParams
 from worker.jobs.store import JobStore
 
 EVERY_S = 1.0
@@ -22,12 +22,19 @@ SETTLE_S = 0.05
 
 
 class Positions:
-    """`record` is given what waiting jobs are to be told."""
+    """`record` is given what waiting jobs are to be told; `guidance` is the model's."""
 
-    def __init__(self, engine: Engine, store: JobStore, record: Callable[[Sequence[tuple[Job, Queued]]], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        store: JobStore,
+        record: Callable[[Sequence[tuple[Job, Queued]]], None],
+        guidance: Guidance,
+    ) -> None:
         self._engine = engine
         self._store = store
         self._record = record
+        self._guidance = guidance
         self._due: asyncio.TimerHandle | None = None
         self._known: tuple[Snapshot, dict[str, Place]] | None = None
 
@@ -35,7 +42,7 @@ class Positions:
         """Of every waiting job at this moment, by its id."""
         snapshot = self._engine.snapshot()
         if self._known is None or self._known[0] != snapshot:  # many ask between two steps
-            self._known = snapshot, estimates.places(snapshot, self._params)
+            self._known = snapshot, estimates.places(snapshot, self._params, self._guidance)
         return self._known[1]
 
     def of(self, job: Job) -> Place | None:
@@ -48,7 +55,7 @@ class Positions:
 
     def eta_s(self) -> float | None:
         """Seconds until everything that was accepted is done; None while the engine's pace is unknown."""
-        return estimates.all_done_s(self._engine.snapshot(), self._params)
+        return estimates.all_done_s(self._engine.snapshot(), self._params, self._guidance)
 
     def changed(self, in_s: float = SETTLE_S) -> None:
         """Tell those that moved, after a while."""

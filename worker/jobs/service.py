@@ -17,7 +17,7 @@ from worker.jobs.engine import Engine, EngineState
 from worker.jobs.events import Cancelled, CancelReason, Event, Failed, Queued, Started, Timings
 from worker.jobs.job import Job, Status
 from worker.jobs.journal import Journal, NoJournal
-from worker.jobs.params import JobParams, Limits, OnDisconnect
+from worker.jobs.params import Guidance, JobParams, Limits, OnDisconnect
 from worker.jobs.positions import Positions
 from worker.jobs.queue import Full, Work
 from worker.jobs.store import JobStore
@@ -32,7 +32,7 @@ UNRESPONSIVE_S = 2.0
 
 
 class JobService:
-    """One per worker. `on_event` is told of every recorded event, for metrics."""
+    """One per worker. `on_event` is told of every recorded event, for metrics; `guidance` is the model's."""
 
     def __init__(
         self,
@@ -40,12 +40,13 @@ class JobService:
         limits: Limits,
         on_event: Callable[[Job, Event], None] = lambda job, event: None,
         journal: Journal | None = None,
+        guidance: Guidance = Guidance.ROWS,
     ) -> None:
         self.engine = engine
         self.limits = limits
         self.journal = journal or NoJournal()
         self.store = JobStore(limits, self.journal.forget)
-        self.positions = Positions(engine, self.store, self._record)
+        self.positions = Positions(engine, self.store, self._record, guidance)
         self._on_event = on_event
         self._accepting = True
         self._closed = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +12,7 @@ from worker.jobs.params import ModelFacts
 from worker.models.controls.catalogue import NO_CONTROLS, Catalogue, Controlled
 from worker.models.family import Family
 from worker.models.loras.folder import NO_LORAS, Fit, Loras
+from worker.models.offload import OnDevice, Placement
 from worker.models.prompts.embeddings import NO_EMBEDDINGS, Embeddings, clip_widths
 from worker.models.safetensors_header import Tensor
 
@@ -82,6 +83,8 @@ class Checkpoint:
     controls: Catalogue = NO_CONTROLS
     weights_bytes: int = 0
     """What the weights take once they are loaded."""
+    placement: Placement = field(default_factory=OnDevice)
+    """Where its parts lie then."""
 
     def with_embeddings(self, folder: Path) -> Checkpoint:
         """With the textual-inversion embeddings of `folder`. Raises ConfigurationError."""
@@ -118,6 +121,11 @@ class Checkpoint:
     def index(self) -> Mapping[str, Any]:
         """The content of `model_index.json`."""
         return self.source.index
+
+    @property
+    def device_bytes(self) -> int:
+        """What its weights take on the device at this moment, once it is loaded; from any thread."""
+        return self.placement.weights_bytes(self.weights_bytes)
 
     @property
     def fingerprint(self) -> str:

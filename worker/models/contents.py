@@ -59,23 +59,5 @@ def weights_of(source: Source, family: Family, dtype: str) -> dict[str, dict[str
     return {part: dict(source.tensors(part, dtype)) for part in parts}
 
 
-def needed_bytes(weights: dict[str, dict[str, Tensor]], dtype: str) -> int:
-    """What they take once loaded in `dtype`."""
-    elements = sum(tensor.elements for part in weights.values() for tensor in part.values())
-    return elements * (4 if dtype == "float32" else 2)
-
-
-def refuse_too_large(needed: int, free: int, dtype: str) -> None:
-    """Raises ModelUnusable where weights of `needed` bytes do not fit into `free` ones."""
-    if needed > free:
-        raise ModelUnusable(
-            f"not enough memory: the model's weights take {_gb(needed)} in {dtype}, and {_gb(free)} are free"
-        )
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 50_000_000 else f"{size / 1e9:.4f} GB"
-
-
 def _is_named(source: Source, part: str) -> bool:
     return source.index.get(part) not in (None, [None, None])

@@ -7,21 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-from worker.jobs.params import Task
-
-
-class Guidance(StrEnum):
-    """How a denoiser is told to keep to the prompt."""
-
-    ROWS = "rows"
-    """Classifier-free: a second row without the prompt, where the scale is above 1."""
-    EMBEDDED = "embedded"
-    """The scale is an input of the denoiser; there is no second row."""
-    NONE = "none"
-    """It knows no scale."""
+from worker.jobs.params import FLOW, Guidance, Task
 
 
 @dataclass(frozen=True)
@@ -104,4 +92,4 @@ class Family:
 
     def samplers_among(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Those that draw this kind."""
-        return tuple(name for name in names if name.startswith("flow_") == self.flow)
+        return tuple(name for name in names if name.startswith(FLOW) == self.flow)

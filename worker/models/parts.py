@@ -29,7 +29,7 @@ CONVOLUTIONS = ("unet", "vae")
 def load_parts(
     checkpoint: Checkpoint, device: Device, classes: Mapping[str, Any], report: Callable[[float], None]
 ) -> dict[str, Any]:
-    """Parts and tokenizers by the classes they are of, on `device`; tokenizers are told by their names.
+    """Parts and tokenizers by the classes they are of, as if on `device`; tokenizers are told by their names.
 
     Raises ModelUnusable, also for a tokenizer that cannot tell words.
     """
@@ -42,7 +42,7 @@ def load_parts(
         part = load_part(checkpoint, name, cls)
         if device.backend == "cpu" and name in CONVOLUTIONS:  # a tenth faster, by oneDNN's kernels
             part = part.to(memory_format=torch.channels_last)
-        loaded[name] = part.to(torch.device(device.torch_name))
+        loaded[name] = checkpoint.placement.place(name, part, device.torch_name)
         report(0.05 + 0.95 * count / len(classes))
     for text_encoder, tokenizer in TEXT_ENCODERS.items():
         if text_encoder in loaded:

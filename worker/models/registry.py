@@ -6,16 +6,18 @@ here imports torch, so that the worker can say what it will serve before it is t
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from worker.errors import ModelUnusable
-from worker.jobs.params import ModelFacts, Task
-from worker.models import checksum, contents
+from worker.jobs.params import Guidance, ModelFacts, Task
+from worker.models import checksum, contents, needs
 from worker.models.checkpoint import DTYPES, Checkpoint, Source
-from worker.models.family import Anatomy, Family, Guidance
+from worker.models.family import Anatomy, Family
 from worker.models.folder import DiffusersFolder, read_json
+from worker.models.offload import choose_placement
 from worker.models.single_file import SingleFile
 
 __all__ = ["BUILTIN", "DEFAULTS_FILE", "DTYPES", "FAMILIES", "Checkpoint", "identify", "read_json"]
@@ -116,12 +118,15 @@ def identify(
     usual_dtype: str = "float32",
     config: str | None = None,
     sha256: str | None = None,
+    offload: str = "none",
     free_bytes: int | None = None,
+    cpu_bytes: int | None = None,
 ) -> Checkpoint:
     """The checkpoint that `--model` names, offered with those of `samplers` that draw it. Raises ModelUnusable.
 
     Without `dtype` it computes in what its own defaults say, or else in `usual_dtype`. `config` is where a single
-    file's configurations come from; `sha256` the checksum that the weights must have; `free_bytes` what they must fit.
+    file's configurations come from; `sha256` the checksum that the weights must have. They must fit the device's
+    `free_bytes`; with `offload` one part of them at a time, and all of them the CPU's `cpu_bytes`.
     """
     pinned = None if sha256 is None else checksum.expected(sha256)
     source = open_source(model, config)
@@ -132,12 +137,11 @@ def identify(
     if dtype is not None:
         facts = replace(facts, dtype=dtype)
     weights = contents.weights_of(source, family, facts.dtype)
-    weights_bytes = contents.needed_bytes(weights, facts.dtype)
-    if free_bytes is not None:
-        contents.refuse_too_large(weights_bytes, free_bytes, facts.dtype)
+    parts_bytes = needs.part_bytes(weights, facts.dtype)
+    placement = choose_placement(offload, parts_bytes, facts, free_bytes, cpu_bytes)
     if pinned is not None:
         checksum.refuse_another(pinned, source.checksum())
-    return Checkpoint(source, family, facts, weights_bytes=weights_bytes)
+    return Checkpoint(source, family, facts, weights_bytes=sum(parts_bytes.values()), placement=placement)
 
 
 def open_source(model: str, config: str | None = None) -> Source:
@@ -166,8 +170,16 @@ def facts_of(name: str, source: Source, family: Family, dtype: str, samplers: tu
         "sampler": next((name for name in (sampler, family.sampler) if name in offered), offered[0]),
     }
     if source.has(DEFAULTS_FILE):
-        facts |= _defaults(source, offered)
-    return ModelFacts(id=name, family=family.name, multiple=multiple, samplers=offered, tasks=family.tasks, **facts)
+        facts |= _defaults(source, offered, family.guidance)
+    return ModelFacts(
+        id=name,
+        family=family.name,
+        multiple=multiple,
+        samplers=offered,
+        tasks=family.tasks,
+        guidance=family.guidance,
+        **facts,
+    )
 
 
 def family_of(source: Source) -> Family:
@@ -215,14 +227,14 @@ def sizes(family: Family, source: Source) -> tuple[int, int]:
         raise ModelUnusable("the model's configuration lacks its sizes") from None
 
 
-def _defaults(source: Source, samplers: tuple[str, ...]) -> dict[str, Any]:
+def _defaults(source: Source, samplers: tuple[str, ...], guidance: Guidance) -> dict[str, Any]:
     defaults = source.json(DEFAULTS_FILE)
     for name, value in defaults.items():
         match name:
             case "width" | "height" | "steps":
                 usable = type(value) is int and value > 0
             case "guidance_scale":
-                usable = type(value) in (int, float) and value >= 0
+                usable = type(value) in (int, float) and 0 <= value <= (1 if guidance is Guidance.NONE else math.inf)
             case "sampler":
                 usable = value in samplers
             case "dtype":

@@ -17,6 +17,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from shared_worker.device import Device
 from worker.errors import ModelUnusable
+from worker.models.offload import Placement
 
 if TYPE_CHECKING:
     from worker.models.safety_folder import SafetyFolder
@@ -34,7 +35,7 @@ class SafetyChecker:
         self._device = device
 
     @classmethod
-    def load(cls, source: SafetyFolder, device: Device) -> SafetyChecker:
+    def load(cls, source: SafetyFolder, device: Device, placement: Placement) -> SafetyChecker:
         """Safetensors alone, without network. Raises ModelUnusable."""
         # It announces a black image, which nobody gets here.
         logging.getLogger(StableDiffusionSafetyChecker.__module__).setLevel(logging.ERROR)
@@ -54,7 +55,8 @@ class SafetyChecker:
             raise ModelUnusable(f"the safety checker cannot be loaded ({type(error).__name__})") from error
         if missing := told["missing_keys"]:
             raise ModelUnusable(f"the safety checker lacks weights: {min(missing)}")
-        return cls(checker.eval().requires_grad_(False).to(target), processor, target)
+        placed = placement.place("safety checker", checker.eval().requires_grad_(False), device.torch_name)
+        return cls(placed, processor, target)
 
     @torch.inference_mode()
     def flags(self, pixels: Pixels) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from worker.errors import ConfigurationError, ModelUnusable
 from worker.models.folder import DiffusersFolder, read_json
+from worker.models.offload import OnDevice, Placement
 from worker.models.safetensors_header import Tensor
 
 if TYPE_CHECKING:
@@ -58,14 +59,14 @@ class SafetyFolder:
             raise ConfigurationError(f"--safety-checker: {refused.detail}") from None
         return cls(folder, variant, preprocessor)
 
-    def load(self, device: Device) -> Callable[[Pixels], bool]:
-        """Read the weights onto `device`; tells of a picture whether it is flagged. Slow; imports torch.
+    def load(self, device: Device, placement: Placement | None = None) -> Callable[[Pixels], bool]:
+        """Read the weights, to be called on `device`; tells of a picture whether it is flagged. Slow; imports torch.
 
         Raises ModelUnusable.
         """
         from worker.models.safety_checker import SafetyChecker
 
-        return SafetyChecker.load(self, device).flags
+        return SafetyChecker.load(self, device, placement or OnDevice()).flags
 
 
 def _refuse_another(tensors: Mapping[str, Tensor]) -> None:

@@ -56,7 +56,9 @@ class StableDiffusion:
         self._vae = Vae(vae, self.dtype)
         self._guidance_width = int(unet.config.time_cond_proj_dim or 0)
         """Of the guidance scale as an input, for those that were distilled with it; else 0."""
-        self._controls = ControlNets(checkpoint.controls, unet.config, device, self.dtype)
+        self._controls = ControlNets(
+            checkpoint.controls, unet.config, device, self.dtype, placement=checkpoint.placement
+        )
         self.takes_mask = unet.config.in_channels > self._vae.channels
 
     def _adapters(self, checkpoint: Checkpoint, **text_encoders: Any) -> Adapters:

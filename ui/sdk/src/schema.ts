@@ -239,7 +239,7 @@ export interface operations {
                     steps?: number | null;
                     /**
                      * Guidance Scale
-                     * @description 1 or less costs no second row
+                     * @description 1 or less costs no second row; more is refused by models without guidance
                      */
                     guidance_scale?: number | null;
                     /**
@@ -267,7 +267,7 @@ export interface operations {
                     mask?: string | null;
                     /**
                      * Strength
-                     * @description how much of `image` is given up; if left out 0.8, for upscale 0.35
+                     * @description how much of `image` is given up; if left out 0.8, for upscale 0.35. Of `steps` so many are done, rounded down and with `flow_` samplers up, and always one
                      */
                     strength?: number | null;
                     /** @description for upscale: by what, and to how many times its size */

@@ -18,6 +18,7 @@ from worker.models.base import CONTROL, CONTROL_SCALE
 from worker.models.controls.catalogue import Catalogue, Entry
 from worker.models.folder import DiffusersFolder
 from worker.models.imports import put_off_siblings
+from worker.models.offload import OnDevice, Placement
 from worker.models.parts import DTYPE_NAMES, read_folder_part
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,14 @@ class ControlNets:
         dtype: torch.dtype,
         *,
         kept: int = KEPT,
+        placement: Placement | None = None,
     ) -> None:
         self._catalogue = catalogue
         self._unet = unet
         self._device = device
         self._dtype = dtype
         self._kept = kept
+        self._placement = placement or OnDevice()
         self._loaded: OrderedDict[str, Any] = OrderedDict()
         self._held: WeakValueDictionary[str, Held] = WeakValueDictionary()
 
@@ -104,10 +107,13 @@ class ControlNets:
         if self._device.type == "cpu":
             net = net.to(memory_format=torch.channels_last)
         try:
-            return net.to(self._device)
+            return self._placed(entry, net)
         except torch.OutOfMemoryError:
             self._drop_idle(0)
-        return net.to(self._device)
+        return self._placed(entry, net)
+
+    def _placed(self, entry: Entry, net: Any) -> Any:
+        return self._placement.place(f"ControlNet {entry.name}", net, str(self._device), beside="unet")
 
     def _drop_idle(self, remaining: int) -> None:
         """Let go of those that nobody uses, the least recently used first, until no more than `remaining` are left."""

@@ -1,0 +1,49 @@
+"""What a model takes in memory: its weights part by part, from headers alone, and a picture beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from worker.errors import ModelUnusable
+from worker.jobs.params import ModelFacts
+from worker.models.safetensors_header import Tensor
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DECODER_CHANNELS = 256
+"""Of a tensor at a decoder's full resolution; Rombach et al., 2022, and every family since."""
+DECODER_TENSORS = 4
+"""As many of them live at once."""
+
+
+def part_bytes(weights: Mapping[str, Mapping[str, Tensor]], dtype: str) -> dict[str, int]:
+    """What each part's weights take once loaded in `dtype`."""
+    return {part: sum(one.elements for one in tensors.values()) * BYTES[dtype] for part, tensors in weights.items()}
+
+
+def picture_bytes(facts: ModelFacts) -> int:
+    """What drawing a picture of the model's own size takes beside weights, about: most of it its decoding."""
+    return facts.width * facts.height * DECODER_CHANNELS * DECODER_TENSORS * BYTES[facts.dtype]
+
+
+def refuse_too_large(parts_bytes: Mapping[str, int], dtype: str, free_bytes: int | None) -> None:
+    """Raises ModelUnusable where the weights of all parts do not fit into `free_bytes`."""
+    needed = sum(parts_bytes.values())
+    if free_bytes is not None and needed > free_bytes:
+        raise ModelUnusable(
+            f"not enough memory: the model's weights take {told(needed)} in {dtype}, and {told(free_bytes)} are free"
+        )
+
+
+def refuse_too_large_a_part(parts_bytes: Mapping[str, int], dtype: str, free_bytes: int | None) -> None:
+    """Raises ModelUnusable where the largest part alone does not fit."""
+    largest = max(parts_bytes, key=parts_bytes.__getitem__)
+    if free_bytes is not None and parts_bytes[largest] > free_bytes:
+        takes, free = told(parts_bytes[largest]), told(free_bytes)
+        raise ModelUnusable(
+            f"not enough memory: the model's {largest} takes {takes} in {dtype}, and {free} are free on the device"
+        )
+
+
+def told(size_bytes: int) -> str:
+    """In GB."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 50_000_000 else f"{size_bytes / 1e9:.4f} GB"
