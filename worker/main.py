@@ -13,31 +13,23 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shared_worker.auth import Tokens
-from shared_worker.device import Backend, Device, NoSuchDevice, find_device, free_bytes, memory, peak_bytes, usual_dtype
+from shared_worker.device import Backend, NoSuchDevice, find_device, memory, peak_bytes
 from worker import __version__, logs, provide
 from worker.allocator import keep_freed_memory
 from worker.app import create_app
 from worker.describe import describe_worker
-from worker.engine import sampling
-from worker.engine.encoding_pool import Sign
 from worker.engine.engine import Engine
 from worker.engine.runner import Runner
 from worker.errors import DeviceUnavailable, StartError, WorkerError
 from worker.jobs.events import Event
 from worker.jobs.job import Job
-from worker.jobs.journal import Journal
 from worker.jobs.params import Limits
 from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
 from worker.metrics import Metrics
-from worker.models.offload import offload_on
-from worker.models.registry import Checkpoint, identify
-from worker.models.safety_folder import SafetyFolder
-from worker.models.schedulers import SCHEDULERS
+from worker.provide import Provided
 from worker.server import address_of, listen, make_server
 from worker.settings import Settings, read_settings
-from worker.tracing import Tracing, wanted
 
 if TYPE_CHECKING:
     from worker.models.base import Model
@@ -94,47 +86,18 @@ def _serve(settings: Settings, backend: Backend) -> int:
     if backend == "cpu":
         keep_freed_memory()
 
-    tokens = provide.tokens(settings)
     try:
         device = find_device(backend, settings.device_index)
     except NoSuchDevice as missing:
         raise DeviceUnavailable(str(missing)) from None
-    checkpoint = identify(
-        settings.model,
-        dtype=None if settings.dtype == "auto" else settings.dtype,
-        usual_dtype=usual_dtype(device),
-        samplers=tuple(sorted([*sampling.SAMPLERS, *SCHEDULERS])),
-        config=settings.model_configuration,
-        sha256=settings.model_sha256,
-        offload=offload_on(backend, settings.offload),
-        free_bytes=free_bytes(device),
-        cpu_bytes=free_bytes(find_device("cpu")),
-    )
-    if settings.embedding_dir is not None:
-        checkpoint = checkpoint.with_embeddings(settings.embedding_dir)
-    if settings.lora_dir is not None:
-        checkpoint = checkpoint.with_loras(settings.lora_dir, settings.lora_cache_bytes)
-    if settings.control_dir is not None:
-        checkpoint = checkpoint.with_controls(settings.control_dir)
-    safety, sign = provide.safety(settings), provide.sign(settings)
-    tracing = Tracing.from_environment(settings.worker_id) if wanted() else None
-    journal = provide.journal(settings, checkpoint)
-    with contextlib.closing(journal):
+    provided = provide.everything(settings, device)
+    with contextlib.closing(provided.journal):
         listener = listen(settings.host, settings.port)
-        return asyncio.run(_run(settings, device, checkpoint, tokens, safety, sign, tracing, journal, listener))
+        return asyncio.run(_run(settings, provided, listener))
 
 
-async def _run(
-    settings: Settings,
-    device: Device,
-    checkpoint: Checkpoint,
-    tokens: Tokens,
-    safety: SafetyFolder | None,
-    sign: Sign | None,
-    tracing: Tracing | None,
-    journal: Journal,
-    listener: socket.socket,
-) -> int:
+async def _run(settings: Settings, provided: Provided, listener: socket.socket) -> int:
+    device, checkpoint, journal, tracing = provided.device, provided.checkpoint, provided.journal, provided.tracing
     loop = asyncio.get_running_loop()
     url = address_of(settings.host, listener)
     advertised = str(settings.advertise_url or url).rstrip("/")
@@ -148,10 +111,10 @@ async def _run(
     failures: list[Exception] = []
 
     judging = None
-    if safety is not None:
+    if provided.safety is not None:
         from worker.engine.judging import Judging  # numpy comes in with this
 
-        judging = Judging(functools.partial(safety.load, device, checkpoint.placement), settings.on_unsafe)
+        judging = Judging(functools.partial(provided.safety.load, device, checkpoint.placement), settings.on_unsafe)
 
     def load(report: Callable[[float], None]) -> Model:
         model = checkpoint.load(device, report)
@@ -212,7 +175,7 @@ async def _run(
         model_id=checkpoint.facts.id,
         rows=rows,
         keep_images=journal.keep_images,
-        sign=sign,
+        sign=provided.sign,
         judging=judging,
         on_ready=on_engine_ready,
         on_stop=on_engine_stop,
@@ -232,7 +195,7 @@ async def _run(
         checkpoint.facts,
         metrics,
         info,
-        tokens,
+        provided.tokens,
         STREAM_GRACE_S,
         metrics_auth=settings.metrics_auth,
         cors_origins=settings.origins,

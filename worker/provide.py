@@ -1,4 +1,4 @@
-"""What settings ask for, made: tokens, journal, rows, heartbeat, safety checker, signer. Reads the files they name."""
+"""What settings ask for, made: checkpoint, tokens, journal, rows, heartbeat, checker. Reads the files they name."""
 
 from __future__ import annotations
 
@@ -6,25 +6,75 @@ import functools
 import importlib.metadata
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared_worker.auth import Tokens, is_loopback
 from shared_worker.contract import WorkerInfo
-from shared_worker.device import Device
+from shared_worker.device import Device, find_device, free_bytes, usual_dtype
 from shared_worker.no_heartbeat import NoHeartbeat
+from worker.engine import sampling
 from worker.engine.encoding_pool import Sign
 from worker.engine.rows import UNMEASURED_ROWS, RowLimit
 from worker.errors import ConfigurationError
 from worker.jobs.journal import Journal, NoJournal
 from worker.measured import MeasuredRows, cache_file
 from worker.models.checkpoint import Checkpoint
+from worker.models.offload import offload_on
+from worker.models.registry import identify
 from worker.models.safety_folder import SafetyFolder
+from worker.models.schedulers import SCHEDULERS
 from worker.settings import Settings
+from worker.tracing import Tracing, wanted
 
 if TYPE_CHECKING:
     from shared_worker.heartbeat import Heartbeat
 
 MPS_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Provided:
+    """What a worker is made of, before its model is loaded and its port is open."""
+
+    device: Device
+    checkpoint: Checkpoint
+    tokens: Tokens
+    safety: SafetyFolder | None
+    sign: Sign | None
+    tracing: Tracing | None
+    journal: Journal
+
+
+def everything(settings: Settings, device: Device) -> Provided:
+    """In the order in which mistakes are cheap to find. Raises StartError."""
+    guarded = tokens(settings)
+    served = checkpoint(settings, device)
+    checker, signer = safety(settings), sign(settings)
+    tracing = Tracing.from_environment(settings.worker_id) if wanted() else None
+    return Provided(device, served, guarded, checker, signer, tracing, journal(settings, served))
+
+
+def checkpoint(settings: Settings, device: Device) -> Checkpoint:
+    """That of `--model`, with the adapters that lie in the folders named. Raises ModelUnusable, ConfigurationError."""
+    found = identify(
+        settings.model,
+        dtype=None if settings.dtype == "auto" else settings.dtype,
+        usual_dtype=usual_dtype(device),
+        samplers=tuple(sorted([*sampling.SAMPLERS, *SCHEDULERS])),
+        config=settings.model_configuration,
+        sha256=settings.model_sha256,
+        offload=offload_on(device.backend, settings.offload),
+        free_bytes=free_bytes(device),
+        cpu_bytes=free_bytes(find_device("cpu")),
+    )
+    if settings.embedding_dir is not None:
+        found = found.with_embeddings(settings.embedding_dir)
+    if settings.lora_dir is not None:
+        found = found.with_loras(settings.lora_dir, settings.lora_cache_bytes)
+    if settings.control_dir is not None:
+        found = found.with_controls(settings.control_dir)
+    return found
 
 
 def safety(settings: Settings) -> SafetyFolder | None:

@@ -1,0 +1,287 @@
+"""What the engine does between one step and the next: admit, step, retire. All of it happens on the engine's thread.
+
+Knows queues, drawings and events; knows no tensor (a `Runner` has those), no client and no model family.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Generic
+
+from worker.engine.batching import Batching
+from worker.engine.encoding_pool import EncodingPool, Pieces
+from worker.engine.fitting import Fitting
+from worker.engine.meter import Meter
+from worker.engine.outbox import Outbox
+from worker.engine.pacemaker import Pacemaker
+from worker.engine.rows import RowLimit
+from worker.engine.run import JobRun
+from worker.engine.runner import D, DeviceLost, Runner
+from worker.errors import OutOfMemory
+from worker.jobs import estimates
+from worker.jobs.engine import Load, Pace
+from worker.jobs.events import Cancelled, CancelReason, Ending, Progress, Started
+from worker.jobs.params import PreviewParams
+from worker.jobs.queue import JobQueue, Work
+
+if TYPE_CHECKING:
+    from worker.engine.judging import Judging
+
+logger = logging.getLogger(__name__)
+
+ADMIT_AT_ONCE = 2
+"""Jobs taken up between two steps, so that a burst of newcomers does not hold up those that run."""
+
+
+class EngineCore(Generic[D]):
+    """The jobs under way, and one `turn` after the other that brings them forward.
+
+    `cancel` and what is read of it may come from any thread; `runner` is given before the first turn.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        outbox: Outbox,
+        encoders: EncodingPool,
+        meter: Meter,
+        rows: RowLimit,
+        *,
+        rows_under_way: int,
+        welcome_share: float,
+        judging: Judging | None,
+    ) -> None:
+        self.runner: Runner[D]
+        self.draining = False
+        """Nothing is taken up any more, and nothing measured."""
+        self.pace: Pace | None = None
+        self.alive_at = time.monotonic()
+        self._queue = queue
+        self._outbox = outbox
+        self._encoders = encoders
+        self._meter = meter
+        self._rows = rows
+        self._rows_under_way = rows_under_way
+        self._judging = judging
+        self._batching = Batching(welcome_share)
+        self._fitting = Fitting()
+        self._pacemaker = Pacemaker()
+        self._runs: dict[str, JobRun[D]] = {}
+        self._cancelled: dict[str, CancelReason] = {}
+        self._turn = 0
+
+    def cancel(self, job_id: str, reason: CancelReason) -> None:
+        """Drop the job before its next step, if it runs."""
+        self._cancelled.setdefault(job_id, reason)
+
+    def loads(self) -> tuple[Load, ...]:
+        """What the jobs under way still ask of the device."""
+        return tuple(run.load for run in list(self._runs.values()) if not run.ended)
+
+    def turn(self) -> bool:
+        """Admit, step, retire; False if there was nothing to do."""
+        self.alive_at = time.monotonic()
+        self._drop_ended()
+        self._drop_cancelled()
+        self._admit()
+        self._outbox.flush()
+        batch = self._batching.choose(self._drawings(), self._rows.of, self.pace, time.monotonic())
+        if batch:
+            self._step(batch)
+            self._tell_progress()
+        retired = self._retire()
+        self._outbox.flush()
+        return bool(batch) or retired or self._measure_rows()
+
+    def _measure_rows(self) -> bool:
+        """One call nearer to knowing how many rows pay, while there is nothing to draw; False if that is known."""
+        rows = self._rows.wanted
+        if rows is None or self.draining:
+            return False
+        try:
+            self._rows.timed(rows, *self.runner.time_call(rows))
+        except DeviceLost:
+            raise
+        except Exception as error:
+            if not isinstance(error, OutOfMemory):
+                logger.warning("%d rows in one call cannot be timed", rows, exc_info=error)
+            self._rows.too_many()
+        return True
+
+    def _drawings(self) -> list[D]:
+        """All that are under way, each told how much its job has left."""
+        for run in self._runs.values():
+            left = run.remaining_image_steps
+            for drawing in run.drawings:
+                drawing.job_left = left
+        return [drawing for run in self._runs.values() for drawing in run.drawings]
+
+    def _admit(self) -> None:
+        """Take up waiting jobs while rows are free."""
+        for _ in range(ADMIT_AT_ONCE):
+            rows = sum(drawing.share for run in self._runs.values() for drawing in run.drawings)
+            if self.draining or rows >= max(self._rows.usual, self._rows_under_way):
+                return
+            work = self._queue.take(self._may_start)
+            if work is None:
+                return
+            self._open(work)
+
+    def _may_start(self, work: Work) -> bool:
+        return not self._runs or not (work.alone or any(run.work.alone for run in self._runs.values()))
+
+    def _open(self, work: Work) -> None:
+        run: JobRun[D] = JobRun(work)
+        self._runs[work.job_id] = run
+        self._outbox.put(run, Started(work.attempt))
+        self._outbox.flush()
+        try:
+            run.opened(self.runner.open(work.params))
+        except DeviceLost:
+            raise
+        except Exception as error:
+            self._fail(run, error)
+            return
+        for drawing in run.drawings:
+            drawing.turn, drawing.since = self._turn, work.accepted_at
+        self.alive_at = time.monotonic()
+        self._meter.encoded_text(run.timings.encode_s or 0.0)
+
+    def _step(self, batch: list[D]) -> None:
+        """Step together; on an error in halves, until the guilty one stands alone and its job fails alone."""
+        started = time.monotonic()
+        try:
+            self.runner.step(batch)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(self._run_of(batch[0]), error)
+                return
+            out_of_memory = isinstance(error, OutOfMemory)
+        else:
+            self._stepped(batch, time.monotonic() - started)
+            return
+        # Only here, where the error is gone, are the tensors of the failed call freed.
+        half = len(batch) // 2
+        if out_of_memory:
+            fitting = max(2, sum(drawing.rows for drawing in batch[:half]))
+            self._rows.overflowed(batch[0].key, fitting)
+            logger.warning("out of memory at %d images of one size; %d rows of it from now on", len(batch), fitting)
+        self._step(batch[:half])
+        # The first half may have ended a job that has images in the second.
+        if rest := [drawing for drawing in batch[half:] if self._owner(drawing) is not None]:
+            self._step(rest)
+
+    def _stepped(self, batch: list[D], seconds: float) -> None:
+        self._turn += 1
+        for drawing in batch:
+            drawing.turn = self._turn
+        self.alive_at = time.monotonic()
+        rows = sum(drawing.rows for drawing in batch)
+        self._pacemaker.stepped(rows, seconds)
+        self.pace = self._pacemaker.pace(self._rows.of(batch[0].key, batch[0].pixels))
+        self._meter.stepped(seconds, rows)
+
+    def _tell_progress(self) -> None:
+        """Each step that all of a job's images have done, once; a preview where its first image has come to one."""
+        if self.pace is None:
+            return  # nobody has made a step yet
+        previews = []
+        runs = sorted((run for run in self._runs.values() if run.drawings), key=lambda run: run.remaining_image_steps)
+        ends = estimates.ends_s([run.load for run in runs], self.pace)
+        for run, end_s in zip(runs, ends, strict=True):
+            steps, asked = run.drawings[0].steps, run.work.params.preview
+            while run.reported_step < run.step:
+                run.reported_step += 1
+                self._outbox.put(run, Progress(run.reported_step, steps, round(end_s, 3)))
+            step = min(drawing.step for drawing in run.shown)
+            if asked and run.previewed_step < step < steps and step % asked.every == 0:
+                run.previewed_step = step
+                previews.append((run, asked))
+        self._outbox.flush()
+        for run, asked in previews:
+            self._preview(run, asked)
+
+    def _preview(self, run: JobRun[D], asked: PreviewParams) -> None:
+        try:
+            pieces: Pieces = [(drawing.tile, self.runner.preview(drawing)) for drawing in run.shown]
+            if self._judging is not None:
+                pieces = self._judging.preview(pieces)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            self._fail(run, error)
+            return
+        self._encoders.preview(run, asked, run.previewed_step, run.drawings[0].steps, pieces)
+
+    def _retire(self) -> bool:
+        """Decode one image that is done, so that the others wait for one decoding at most; False if none is."""
+        for run in list(self._runs.values()):
+            for drawing in run.drawings:
+                if drawing.done:
+                    self._decode(run, drawing)
+                    return True
+        return False
+
+    def _decode(self, run: JobRun[D], drawing: D) -> None:
+        if run.timings.denoise_s is None and run.remaining_image_steps == 0:
+            run.denoised()
+        started = time.monotonic()
+        try:
+            pixels = self.runner.finish(drawing)
+            seconds = time.monotonic() - started
+            pieces: Pieces | None = run.decoded(drawing, pixels, seconds)
+            if pieces is not None and self._judging is not None:
+                pieces = self._judging.picture(pieces, drawing.index, run.warn)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            self._fail(run, error)
+            return
+        self._pacemaker.decoded(seconds)
+        self._meter.decoded(seconds)
+        self.alive_at = time.monotonic()
+        if pieces is None:
+            return
+        if drawing.tile is None:
+            self._fitting.drawn(run.work.params)
+        self._encoders.picture(run, drawing, pieces)
+
+    def _drop_ended(self) -> None:
+        """Forget the jobs that the encoding pool has ended, well or badly, since the last turn."""
+        for job_id, run in list(self._runs.items()):
+            if run.ended:
+                del self._runs[job_id]
+
+    def _drop_cancelled(self) -> None:
+        for job_id in list(self._cancelled):
+            reason = self._cancelled.pop(job_id)
+            run = self._runs.get(job_id)
+            if run is not None and run.undecoded:
+                del self._runs[job_id]
+                self._outbox.put(run, Cancelled(reason, run.final_timings()))
+
+    def _fail(self, run: JobRun[D], error: Exception) -> None:
+        if isinstance(error, OutOfMemory):
+            error = self._fitting.refusal(run.work.params)
+        del self._runs[run.work.job_id]
+        self._outbox.put(run, run.failure(error))
+
+    def end(self, waiting: Sequence[Work], last_word: Callable[[JobRun[D]], Ending]) -> None:
+        """Every job that is drawn, or was `waiting`, ends with its `last_word`. The pool ends those that it encodes."""
+        self._runs |= {work.job_id: JobRun(work) for work in waiting}
+        for run in self._runs.values():
+            if run.undecoded:
+                self._outbox.put(run, last_word(run))
+        self._outbox.flush()
+
+    def _owner(self, drawing: D) -> JobRun[D] | None:
+        return next((run for run in self._runs.values() if drawing in run.drawings), None)
+
+    def _run_of(self, drawing: D) -> JobRun[D]:
+        run = self._owner(drawing)
+        assert run is not None, "a drawing steps only while its job runs"
+        return run
