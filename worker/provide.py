@@ -19,6 +19,7 @@ from worker.engine.rows import UNMEASURED_ROWS, RowLimit
 from worker.errors import ConfigurationError
 from worker.jobs.journal import Journal, NoJournal
 from worker.measured import MeasuredRows, cache_file
+from worker.models.casting import weights_dtype_on
 from worker.models.checkpoint import Checkpoint
 from worker.models.offload import offload_on
 from worker.models.registry import identify
@@ -61,6 +62,7 @@ def checkpoint(settings: Settings, device: Device) -> Checkpoint:
         settings.model,
         dtype=None if settings.dtype == "auto" else settings.dtype,
         usual_dtype=usual_dtype(device),
+        weights_dtype=weights_dtype_on(device.backend, settings.weights_dtype),
         samplers=tuple(sorted([*sampling.SAMPLERS, *SCHEDULERS])),
         config=settings.model_configuration,
         sha256=settings.model_sha256,

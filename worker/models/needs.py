@@ -6,18 +6,28 @@ from collections.abc import Mapping
 
 from worker.errors import ModelUnusable
 from worker.jobs.params import ModelFacts
+from worker.models.casting import is_cast
 from worker.models.safetensors_header import Tensor
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
 DECODER_CHANNELS = 256
 """Of a tensor at a decoder's full resolution; Rombach et al., 2022, and every family since."""
 DECODER_TENSORS = 4
 """As many of them live at once."""
 
 
-def part_bytes(weights: Mapping[str, Mapping[str, Tensor]], dtype: str) -> dict[str, int]:
-    """What each part's weights take once loaded in `dtype`."""
-    return {part: sum(one.elements for one in tensors.values()) * BYTES[dtype] for part, tensors in weights.items()}
+def part_bytes(
+    weights: Mapping[str, Mapping[str, Tensor]], dtype: str, weights_dtype: str | None = None
+) -> dict[str, int]:
+    """What each part's weights take once loaded in `dtype`, those that are cast in `weights_dtype` if there is one."""
+
+    def kept_in(part: str, tensor: str) -> str:
+        return weights_dtype if weights_dtype is not None and is_cast(part, tensor) else dtype
+
+    return {
+        part: sum(one.elements * BYTES[kept_in(part, name)] for name, one in tensors.items())
+        for part, tensors in weights.items()
+    }
 
 
 def picture_bytes(facts: ModelFacts) -> int:

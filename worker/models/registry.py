@@ -116,6 +116,7 @@ def identify(
     dtype: str | None,
     samplers: tuple[str, ...],
     usual_dtype: str = "float32",
+    weights_dtype: str | None = None,
     config: str | None = None,
     sha256: str | None = None,
     offload: str = "none",
@@ -124,7 +125,8 @@ def identify(
 ) -> Checkpoint:
     """The checkpoint that `--model` names, offered with those of `samplers` that draw it. Raises ModelUnusable.
 
-    Without `dtype` it computes in what its own defaults say, or else in `usual_dtype`. `config` is where a single
+    Without `dtype` it computes in what its own defaults say, or else in `usual_dtype`; `weights_dtype` is what layers
+    are kept in between calls, if it is another. `config` is where a single
     file's configurations come from; `sha256` the checksum that the weights must have. They must fit the device's
     `free_bytes`; with `offload` one part of them at a time, and all of them the CPU's `cpu_bytes`.
     """
@@ -136,8 +138,10 @@ def identify(
     facts = facts_of("builtin" if model == "builtin" else source.name, source, family, dtype or usual_dtype, samplers)
     if dtype is not None:
         facts = replace(facts, dtype=dtype)
+    if weights_dtype is not None:
+        facts = replace(facts, weights_dtype=weights_dtype)
     weights = contents.weights_of(source, family, facts.dtype)
-    parts_bytes = needs.part_bytes(weights, facts.dtype)
+    parts_bytes = needs.part_bytes(weights, facts.dtype, weights_dtype)
     placement = choose_placement(offload, parts_bytes, facts, free_bytes, cpu_bytes)
     if pinned is not None:
         checksum.refuse_another(pinned, source.checksum())
