@@ -35,11 +35,14 @@ class LowRank:
         return self.down.nbytes + self.up.nbytes
 
     def add(self, layer: Layer, x: torch.Tensor, output: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """To `output`, which `layer` made of `x`; rows that the adapter is not for keep every bit.  # [rows, ...]"""
+        """To `output`, which `layer` made of `x`; rows that the adapter is not for keep every bit.  # [rows, ...]
+
+        The result lies in memory as `output` does, or what follows would round other rows differently.
+        """
         if rows.which is None:
             return output + self._delta(layer, x, rows.scale).to(output.dtype)
         delta = self._delta(layer, x.index_select(0, rows.which), rows.scale)
-        return output.index_add(0, rows.which, delta.to(output.dtype))
+        return output.clone().index_add_(0, rows.which, delta.to(output.dtype))  # index_add forgets channels_last
 
     def _delta(self, layer: Layer, x: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
         x = x.to(self.down.dtype)
