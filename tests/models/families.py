@@ -159,13 +159,13 @@ def write_flux(folder: Path, *, dev: bool = True) -> Path:
     return _rescheduled(folder, GROWING_SCHEDULER if dev else FLOW_SCHEDULER | {"shift": 1.0})
 
 
-def load_stock(folder: Path, task: Task = Task.TEXT_TO_IMAGE) -> Any:
+def load_stock(folder: Path, task: Task = Task.TEXT_TO_IMAGE, dtype: torch.dtype = torch.float32) -> Any:
     """The pipeline of the family that a folder is of, for a task, that everything is held against."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     kind = max((one for one in CLASSES if index["_class_name"].startswith(one)), key=len)
     cls = getattr(diffusers, f"{kind}{TASKS[task]}Pipeline")
     absent = {part: None for part in ("text_encoder_3", "tokenizer_3") if index.get(part) == [None, None]}
-    pipeline = cls.from_pretrained(folder, dtype=torch.float32, **absent)
+    pipeline = cls.from_pretrained(folder, dtype=dtype, **absent)
     pipeline.set_progress_bar_config(disable=True)
     if cls is diffusers.StableDiffusion3InpaintPipeline:
         # It alone forgets the VAE's shift when it decodes; what it hands over to be decoded is right.

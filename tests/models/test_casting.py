@@ -18,10 +18,9 @@ from safetensors.torch import load_file, save_file
 from shared_worker.device import Device, find_device
 from tests.models import families
 from tests.models.controls.nets import Stock, control, write_controlnet
-from tests.models.lora_files import ATTENTION, TEXT, make_factors, write_diffusers
+from tests.models.lora_files import ATTENTION, TEXT, adapted, make_factors, write_diffusers
 from tests.models.original import write_original
 from tests.models.parity import ALONE_DB, IN_COMPANY_DB, Loaded
-from tests.models.test_lora import adapted
 from tests.models.test_offload import PRETENDED, Watched
 from tests.models.test_sd import one_thread
 from tests.models.tiny import by_stock, job, psnr_db
@@ -33,6 +32,7 @@ from worker.errors import ConfigurationError, ModelUnusable
 from worker.jobs.params import JobParams, LoraParams
 from worker.models.casting import cast_layers, is_cast, weights_dtype_on
 from worker.models.checkpoint import Checkpoint
+from worker.models.folder import DiffusersFolder
 from worker.models.registry import identify
 
 __all__ = ["one_thread"]
@@ -76,8 +76,12 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 def rounded(pipeline: Any) -> Any:
     """The stock pipeline with those weights as 8 bits tell them, in full precision."""
-    for part in (*PARTS, "controlnet"):
-        for name, weights in torch.nn.Module.named_parameters(getattr(pipeline, part, None) or torch.nn.Module()):
+    parts = {part: one for part in PARTS if (one := getattr(pipeline, part, None)) is not None}
+    parts |= {
+        f"net {k}": net for k, net in enumerate(pipeline.controlnet.nets if hasattr(pipeline, "controlnet") else ())
+    }
+    for part, module in parts.items():
+        for name, weights in module.named_parameters():
             if is_cast(part, name):
                 weights.data = weights.data.to(torch.float8_e4m3fn).float()
     return pipeline
@@ -176,20 +180,11 @@ JOBS = (
 
 
 def of_stock(dressed: Checkpoint, asked: JobParams) -> Any:
-    folder = Path(dressed.source.folder)  # type: ignore[attr-defined]
-    nets = next(entry.path for entry in dressed.controls._entries.values()).parent
-    loras = dressed.loras.get("style").path.parent
+    assert isinstance(dressed.source, DiffusersFolder)
+    folder, loras = dressed.source.folder, dressed.loras.get("style").path.parent
     if not asked.controls:
         return by_stock(adapted(rounded(families.load_stock(folder)), loras, asked), asked)
-    stock = Stock(folder, nets)
-    made = stock._make(asked.task, ("lines",))
-    rounded(made)
-    [net] = made.controlnet.nets
-    for name, weights in net.named_parameters():
-        if is_cast("controlnet", name):
-            weights.data = weights.data.to(torch.float8_e4m3fn).float()
-    stock._made[asked.task, ("lines",)] = adapted(made, loras, asked)
-    return stock.draw(asked)
+    return Stock(folder, loras.parent / "nets", loras, rounded).draw(asked)
 
 
 @pytest.mark.parametrize("number", range(len(JOBS)))
