@@ -82,7 +82,7 @@ class Checkpoint:
     loras: Loras = NO_LORAS
     controls: Catalogue = NO_CONTROLS
     weights_bytes: int = 0
-    """What the weights take once they are loaded."""
+    """What the weights take once they are loaded, with what is loaded beside them."""
     placement: Placement = field(default_factory=OnDevice)
     """Where its parts lie then."""
 

@@ -10,6 +10,8 @@ from worker.models.casting import is_cast
 from worker.models.safetensors_header import Tensor
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
+SAFETY_CHECKER = "safety checker"
+"""A part that is not the model's own, in fp32 whatever that computes in."""
 DECODER_CHANNELS = 256
 """Of a tensor at a decoder's full resolution; Rombach et al., 2022, and every family since."""
 DECODER_TENSORS = 4
@@ -39,8 +41,10 @@ def refuse_too_large(parts_bytes: Mapping[str, int], dtype: str, free_bytes: int
     """Raises ModelUnusable where the weights of all parts do not fit into `free_bytes`."""
     needed = sum(parts_bytes.values())
     if free_bytes is not None and needed > free_bytes:
+        beside = ", with the safety checker" if SAFETY_CHECKER in parts_bytes else ""
         raise ModelUnusable(
-            f"not enough memory: the model's weights take {told(needed)} in {dtype}, and {told(free_bytes)} are free"
+            f"not enough memory: the model's weights take {told(needed)} in {dtype}{beside}, "
+            f"and {told(free_bytes)} are free"
         )
 
 
@@ -49,9 +53,12 @@ def refuse_too_large_a_part(parts_bytes: Mapping[str, int], dtype: str, free_byt
     largest = max(parts_bytes, key=parts_bytes.__getitem__)
     if free_bytes is not None and parts_bytes[largest] > free_bytes:
         takes, free = told(parts_bytes[largest]), told(free_bytes)
-        raise ModelUnusable(
-            f"not enough memory: the model's {largest} takes {takes} in {dtype}, and {free} are free on the device"
+        part = (
+            f"the {largest} takes {takes}"
+            if largest == SAFETY_CHECKER
+            else f"the model's {largest} takes {takes} in {dtype}"
         )
+        raise ModelUnusable(f"not enough memory: {part}, and {free} are free on the device")
 
 
 def told(size_bytes: int) -> str:
