@@ -23,6 +23,7 @@ SET: dict[str, tuple[str, Any]] = {
     "numerics": ("exact", "exact"),
     "max_rows": ("32", 32),
     "dtype": ("bfloat16", "bfloat16"),
+    "weights_dtype": ("float8_e4m3fn", "float8_e4m3fn"),
     "offload": ("model", "model"),
     "device_index": ("3", 3),
     "orchestrator_url": ("https://orchestrator:9000/team", HttpUrl("https://orchestrator:9000/team")),

@@ -19,7 +19,9 @@ from worker.engine.rows import UNMEASURED_ROWS, RowLimit
 from worker.errors import ConfigurationError
 from worker.jobs.journal import Journal, NoJournal
 from worker.measured import MeasuredRows, cache_file
+from worker.models.casting import weights_dtype_on
 from worker.models.checkpoint import Checkpoint
+from worker.models.needs import SAFETY_CHECKER
 from worker.models.offload import offload_on
 from worker.models.registry import identify
 from worker.models.safety_folder import SafetyFolder
@@ -49,24 +51,30 @@ class Provided:
 def everything(settings: Settings, device: Device) -> Provided:
     """In the order in which mistakes are cheap to find. Raises StartError."""
     guarded = tokens(settings)
-    served = checkpoint(settings, device)
-    checker, signer = safety(settings), sign(settings)
+    checker = safety(settings)
+    served = checkpoint(settings, device, checker)
+    signer = sign(settings)
     tracing = Tracing.from_environment(settings.worker_id) if wanted() else None
     return Provided(device, served, guarded, checker, signer, tracing, journal(settings, served))
 
 
-def checkpoint(settings: Settings, device: Device) -> Checkpoint:
-    """That of `--model`, with the adapters that lie in the folders named. Raises ModelUnusable, ConfigurationError."""
+def checkpoint(settings: Settings, device: Device, checker: SafetyFolder | None = None) -> Checkpoint:
+    """That of `--model`, with the adapters that lie in the folders named; it must fit into memory with the checker.
+
+    Raises ModelUnusable, ConfigurationError.
+    """
     found = identify(
         settings.model,
         dtype=None if settings.dtype == "auto" else settings.dtype,
         usual_dtype=usual_dtype(device),
+        weights_dtype=weights_dtype_on(device.backend, settings.weights_dtype),
         samplers=tuple(sorted([*sampling.SAMPLERS, *SCHEDULERS])),
         config=settings.model_configuration,
         sha256=settings.model_sha256,
         offload=offload_on(device.backend, settings.offload),
         free_bytes=free_bytes(device),
         cpu_bytes=free_bytes(find_device("cpu")),
+        beside_bytes=None if checker is None else {SAFETY_CHECKER: checker.weights_bytes},
     )
     if settings.embedding_dir is not None:
         found = found.with_embeddings(settings.embedding_dir)

@@ -50,6 +50,11 @@ class Settings(BaseSettings):
         "device, measured while it is idle; 16 until then and in exact numerics)",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="what the model computes in")
+    weights_dtype: Literal["auto", "float8_e4m3fn"] = Field(
+        "auto",
+        description="what weights are kept in: auto: what the model computes in; float8_e4m3fn: half of that or less, "
+        "cast for each call, which costs time",
+    )
     offload: Literal["none", "model", "auto"] = Field(
         "auto",
         description="model: text encoders, denoiser and VAE lie on the CPU and are moved to the device one at a time, "
@@ -112,7 +117,7 @@ class Settings(BaseSettings):
 CLIENTS_OWN = (f"{PREFIX}URL",)
 """What `worker.client` reads: a worker may be started where its clients run, and that is no setting of its own."""
 ENVIRONMENT_ONLY = ("token", "orchestrator_token")
-CHOICES = ("dtype", "log_level", "log_format", "numerics", "offload", "on_unsafe")
+CHOICES = ("dtype", "weights_dtype", "log_level", "log_format", "numerics", "offload", "on_unsafe")
 ORIGIN = re.compile(r"\*|https?://[^/\s,@?#]+")
 """RFC 6454, 6.2: scheme, host and port, without a path; or any at all."""
 OTHER_NAMES = {"orchestrator_url": "callback_url", "model_configuration": "model_config"}

@@ -87,6 +87,7 @@ def test_info(instant: ServedWorker) -> None:
         "guidance_scale": 5.0,
         "sampler": "euler",
         "guidance": "rows",
+        "weights_dtype": None,
     }
     assert info["tasks"] == ["text-to-image"]
     assert info["samplers"] == list(FACTS.samplers)

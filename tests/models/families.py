@@ -12,7 +12,7 @@ import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 
 from tests.models import tiny_parts as parts
-from tests.models.tiny import SCHEDULER_CONFIG, SIDE_PX, WIDTH, write_tiny
+from tests.models.tiny import SCHEDULER_CONFIG, SIDE_PX, WIDTH
 from worker.jobs.params import Task
 from worker.models.registry import DEFAULTS_FILE
 
@@ -36,9 +36,41 @@ CLASSES = ("StableDiffusion", "StableDiffusionXL", "StableDiffusion3", "Flux")
 TASKS = {Task.TEXT_TO_IMAGE: "", Task.IMAGE_TO_IMAGE: "Img2Img", Task.INPAINTING: "Inpaint"}
 
 
-def write_sd2(folder: Path) -> Path:
-    """Stable Diffusion 2 with v-prediction."""
-    return _rescheduled(write_tiny(folder), SCHEDULER_CONFIG | {"prediction_type": "v_prediction"})
+def write_sd2(folder: Path, *, velocity: bool = True) -> Path:
+    """Stable Diffusion 2, with v-prediction or without: another CLIP, whose width is the real one, since that tells
+    what it is; projections that are linear layers, heads by level, attention in fp32."""
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        tokenizer = parts.clip_tokenizer(folder / "tokenizer", pad="!")
+        unet = UNet2DConditionModel(
+            sample_size=SIDE_PX // 2,
+            block_out_channels=(32, 64),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=1024,
+            attention_head_dim=(4, 8),
+            use_linear_projection=True,
+            upcast_attention=velocity,
+            norm_num_groups=8,
+        )
+        with torch.no_grad():
+            unet.conv_out.weight *= 3
+            for name, parameter in unet.named_parameters():
+                if "attn2" in name:
+                    parameter *= 3
+        diffusers.StableDiffusionPipeline(
+            vae=parts.vae(),
+            text_encoder=parts.clip(tokenizer, hidden_size=1024, num_attention_heads=16, hidden_act="gelu"),
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=diffusers.DDIMScheduler.from_config(SCHEDULER_CONFIG),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(folder)
+    prediction = {"prediction_type": "v_prediction"} if velocity else {}
+    return _rescheduled(folder, SCHEDULER_CONFIG | prediction)
 
 
 def write_sdxl(
@@ -159,13 +191,13 @@ def write_flux(folder: Path, *, dev: bool = True) -> Path:
     return _rescheduled(folder, GROWING_SCHEDULER if dev else FLOW_SCHEDULER | {"shift": 1.0})
 
 
-def load_stock(folder: Path, task: Task = Task.TEXT_TO_IMAGE) -> Any:
+def load_stock(folder: Path, task: Task = Task.TEXT_TO_IMAGE, dtype: torch.dtype = torch.float32) -> Any:
     """The pipeline of the family that a folder is of, for a task, that everything is held against."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     kind = max((one for one in CLASSES if index["_class_name"].startswith(one)), key=len)
     cls = getattr(diffusers, f"{kind}{TASKS[task]}Pipeline")
     absent = {part: None for part in ("text_encoder_3", "tokenizer_3") if index.get(part) == [None, None]}
-    pipeline = cls.from_pretrained(folder, dtype=torch.float32, **absent)
+    pipeline = cls.from_pretrained(folder, dtype=dtype, **absent)
     pipeline.set_progress_bar_config(disable=True)
     if cls is diffusers.StableDiffusion3InpaintPipeline:
         # It alone forgets the VAE's shift when it decodes; what it hands over to be decoded is right.

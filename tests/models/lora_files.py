@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+
+from worker.jobs.params import JobParams
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")
@@ -75,6 +78,19 @@ def write_kohya(
             f"{place}.alpha": torch.tensor(float(own)),
         }
     return _saved(file, tensors, metadata)
+
+
+def adapted(pipeline: Any, folder: Path, asked: JobParams) -> Any:
+    """A stock pipeline with a job's adapters, which lie in the folder."""
+    for number, one in enumerate(asked.loras):
+        file = folder / f"{one.name}.safetensors"
+        with warnings.catch_warnings():  # that there is one already
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=f"number_{number}")
+    if asked.loras:
+        names = [f"number_{number}" for number in range(len(asked.loras))]
+        pipeline.set_adapters(names, [one.scale for one in asked.loras])
+    return pipeline
 
 
 def _as_files_have_it(part: str, name: str) -> str:

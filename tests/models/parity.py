@@ -72,6 +72,9 @@ def velocity(folder: Path) -> Path:
 VARIANTS = {
     "sd 1.x": Variant(write_tiny),
     "sd inpainting": Variant(lambda folder: write_tiny(folder, takes_mask=True)),
+    "sd 2.x": Variant(
+        lambda folder: families.write_sd2(folder, velocity=False), ("one step", "multistep", "stochastic")
+    ),
     "sd 2.x, v-prediction": Variant(families.write_sd2),
     "sdxl base": Variant(families.write_sdxl),
     "sdxl v-prediction": Variant(velocity, ("one step", "multistep", "stochastic")),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from shared_worker.device import find_device
 from tests.models import families
-from tests.models.lora_files import ATTENTION, CONVOLUTIONS, TEXT, make_factors, write_diffusers, write_kohya
+from tests.models.lora_files import ATTENTION, CONVOLUTIONS, TEXT, adapted, make_factors, write_diffusers, write_kohya
 from tests.models.test_sd import ALONE_DB, IN_COMPANY_DB, draw, one_thread
 from tests.models.tiny import by_stock, job, psnr_db
 from tests.schedulers import FLOWS, SCHEDULERS
@@ -33,8 +32,15 @@ FAMILIES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
 }
 
 
-def load(model: Path, loras: Path | None = None, *, cache_bytes: int = 10**9, rows: int | None = None) -> Denoiser:
-    checkpoint = identify(str(model), dtype="float32", samplers=tuple(SCHEDULERS | FLOWS))
+def load(
+    model: Path,
+    loras: Path | None = None,
+    *,
+    cache_bytes: int = 10**9,
+    rows: int | None = None,
+    dtype: str = "float32",
+) -> Denoiser:
+    checkpoint = identify(str(model), dtype=dtype, samplers=tuple(SCHEDULERS | FLOWS))
     if loras is not None:
         checkpoint = checkpoint.with_loras(loras, cache_bytes)
         assert all(one.fits for one in checkpoint.facts.loras), checkpoint.facts.loras
@@ -81,18 +87,6 @@ def expected(tiny: Path, loras: Path) -> Callable[[JobParams], Pixels]:
         return by_stock(pipelines[asked.loras], asked)
 
     return drawn
-
-
-def adapted(pipeline: Any, folder: Path, asked: JobParams) -> Any:
-    for number, one in enumerate(asked.loras):
-        file = folder / f"{one.name}.safetensors"
-        with warnings.catch_warnings():  # that there is one already
-            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-            pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=f"number_{number}")
-    if asked.loras:
-        names = [f"number_{number}" for number in range(len(asked.loras))]
-        pipeline.set_adapters(names, [one.scale for one in asked.loras])
-    return pipeline
 
 
 NAMES = ("diffusers-unet", "diffusers-both", "kohya-both", "styles/kohya-locon", "text")

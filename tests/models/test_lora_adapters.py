@@ -19,6 +19,7 @@ from worker.engine.denoiser import Denoiser
 from worker.errors import InvalidInput
 from worker.jobs.params import LoraParams
 from worker.models.loras.adapters import Adapters
+from worker.models.loras.layers import LowRank, Rows
 
 __all__ = ["one_thread"]
 
@@ -175,3 +176,16 @@ def test_layers_that_the_model_lacks_are_told_of(tiny: Path, tmp_path: Path) -> 
     save_file(load_file(file) | more, file)
     [drawing] = load(tiny, tmp_path).open(wearing(("one", 1.0)))
     assert drawing.warnings == ("loras: one: 2 of its layers are not the model's and were not used",)
+
+
+@pytest.mark.parametrize("which", [None, torch.tensor([1])])
+def test_what_a_convolution_makes_keeps_its_place_in_memory(which: torch.Tensor | None) -> None:
+    """Another memory format takes other kernels behind it, which round the rows of other jobs differently."""
+    layer = torch.nn.Conv2d(4, 8, 3, padding=1).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 4, 5, 5).to(memory_format=torch.channels_last)
+    output = layer(x).detach()
+    factors = LowRank(torch.randn(2, 4, 3, 3), torch.randn(8, 2, 1, 1))
+    added = factors.add(layer, x, output, Rows(which, 1.0 if which is None else torch.tensor([1.0])))
+    assert added.stride() == output.stride() != output.contiguous().stride()
+    assert torch.equal(added[0], output[0]) == (which is not None)
+    assert not torch.equal(added[1], output[1])

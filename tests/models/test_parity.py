@@ -23,6 +23,7 @@ def test_pictures_are_the_stock_pipelines_alone_and_in_company(variant: str, tmp
     cells = measure(loaded, made.kinds)
     family = loaded.checkpoint.family
     assert family.name == variant.split()[0]
+    assert variant.startswith((f"{family.name} {family.variant}", "sdxl v-prediction")), "it is known for what it is"
     tasks = {task for task in family.tasks if task in TASKS}
     drawn = {"flow"} if family.flow else set(made.kinds) - {"flow"}
     assert {(cell.task, cell.kind) for cell in cells} == {(task, kind) for task in tasks for kind in drawn}

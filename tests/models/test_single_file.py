@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from shared_worker.device import find_device
 from tests.models.drawing import draw
@@ -24,6 +25,7 @@ from tests.schedulers import SCHEDULERS
 from worker.errors import ModelUnusable
 from worker.models.checkpoint import Checkpoint
 from worker.models.conversion import convert_part
+from worker.models.parts import load_tokenizer
 from worker.models.registry import family_of, identify, open_source
 from worker.models.single_file import OPEN_CLIP, XL_CLIP, XL_OPEN_CLIP, SingleFile
 
@@ -78,6 +80,25 @@ def test_a_file_draws_what_the_folder_draws(tiny: Path, single: Path) -> None:
     picture = draw(of_folder)
     assert picture.std() > 50
     assert psnr_db(picture, draw(of_file)) >= SAME_DB
+
+
+def test_it_is_loaded_without_a_network(
+    tiny: Path, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def refuse(*arguments: object, **options: object) -> NoReturn:
+        asked.append(str(arguments))
+        raise OSError("there is no network")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert draw(recognise(single, tiny)).std() > 50
+    shipped = recognise(write_published(tmp_path / "x.safetensors", "sd1"))
+    assert len(load_tokenizer(shipped, "tokenizer", CLIPTokenizer)) == 49408
+    assert asked == []
 
 
 def test_what_a_file_keeps_beside_the_model_is_not_read(tiny: Path, spoilt: Any) -> None:

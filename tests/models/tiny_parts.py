@@ -31,18 +31,21 @@ def clip_tokenizer(folder: Path, pad: str | None = None) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, **({"pad_token": pad} if pad else {}))
 
 
-def clip(tokenizer: CLIPTokenizer, *, projects: bool = False) -> CLIPTextModel | CLIPTextModelWithProjection:
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+def clip(
+    tokenizer: CLIPTokenizer, *, projects: bool = False, **changes: Any
+) -> CLIPTextModel | CLIPTextModelWithProjection:
+    usual = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "projection_dim": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = CLIPTextConfig(**usual | changes)
     return (CLIPTextModelWithProjection if projects else CLIPTextModel)(config)
 
 

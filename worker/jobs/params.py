@@ -263,7 +263,8 @@ class ModelFacts:
     """What can be known of a model from its configuration alone, before a weight is read.
 
     `multiple` is what width and height must be multiples of; `samplers` are the names it can be drawn with;
-    `guidance` is what `guidance_scale` means to it.
+    `guidance` is what `guidance_scale` means to it. It computes in `dtype`; `weights_dtype` is what most of its weights
+    are kept in, None for the same.
     """
 
     id: str
@@ -278,6 +279,7 @@ class ModelFacts:
     samplers: tuple[str, ...]
     tasks: tuple[Task, ...]
     guidance: Guidance = Guidance.ROWS
+    weights_dtype: str | None = None
     embeddings: tuple[EmbeddingFacts, ...] = ()
 
     loras: tuple[LoraFacts, ...] = ()

@@ -84,7 +84,7 @@ class Checkpoint:
     controls: Catalogue = NO_CONTROLS
     upscalers: Upscalers = NO_UPSCALERS
     weights_bytes: int = 0
-    """What the weights take once they are loaded."""
+    """What the weights take once they are loaded, with what is loaded beside them."""
     placement: Placement = field(default_factory=OnDevice)
     """Where its parts lie then."""
 
@@ -137,8 +137,9 @@ class Checkpoint:
 
     @property
     def fingerprint(self) -> str:
-        """Tells this model from others of its name by the size of its denoiser."""
-        return f"{self.facts.id}, {self.source.size_bytes(self.family.denoiser, self.facts.dtype)} bytes"
+        """Tells this model from others of its name by the size of its denoiser, and by what its weights are kept in."""
+        told = f"{self.facts.id}, {self.source.size_bytes(self.family.denoiser, self.facts.dtype)} bytes"
+        return told if self.facts.weights_dtype is None else f"{told} as {self.facts.weights_dtype}"
 
     def load(self, device: Device, report: Callable[[float], None]) -> Model:
         """Read the weights onto `device`. Slow; imports torch. Raises ModelUnusable."""

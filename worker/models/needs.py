@@ -6,18 +6,30 @@ from collections.abc import Mapping
 
 from worker.errors import ModelUnusable
 from worker.jobs.params import ModelFacts
+from worker.models.casting import is_cast
 from worker.models.safetensors_header import Tensor
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
+SAFETY_CHECKER = "safety checker"
+"""A part that is not the model's own, in fp32 whatever that computes in."""
 DECODER_CHANNELS = 256
 """Of a tensor at a decoder's full resolution; Rombach et al., 2022, and every family since."""
 DECODER_TENSORS = 4
 """As many of them live at once."""
 
 
-def part_bytes(weights: Mapping[str, Mapping[str, Tensor]], dtype: str) -> dict[str, int]:
-    """What each part's weights take once loaded in `dtype`."""
-    return {part: sum(one.elements for one in tensors.values()) * BYTES[dtype] for part, tensors in weights.items()}
+def part_bytes(
+    weights: Mapping[str, Mapping[str, Tensor]], dtype: str, weights_dtype: str | None = None
+) -> dict[str, int]:
+    """What each part's weights take once loaded in `dtype`, those that are cast in `weights_dtype` if there is one."""
+
+    def kept_in(part: str, tensor: str) -> str:
+        return weights_dtype if weights_dtype is not None and is_cast(part, tensor) else dtype
+
+    return {
+        part: sum(one.elements * BYTES[kept_in(part, name)] for name, one in tensors.items())
+        for part, tensors in weights.items()
+    }
 
 
 def picture_bytes(facts: ModelFacts) -> int:
@@ -29,8 +41,10 @@ def refuse_too_large(parts_bytes: Mapping[str, int], dtype: str, free_bytes: int
     """Raises ModelUnusable where the weights of all parts do not fit into `free_bytes`."""
     needed = sum(parts_bytes.values())
     if free_bytes is not None and needed > free_bytes:
+        beside = ", with the safety checker" if SAFETY_CHECKER in parts_bytes else ""
         raise ModelUnusable(
-            f"not enough memory: the model's weights take {told(needed)} in {dtype}, and {told(free_bytes)} are free"
+            f"not enough memory: the model's weights take {told(needed)} in {dtype}{beside}, "
+            f"and {told(free_bytes)} are free"
         )
 
 
@@ -39,9 +53,12 @@ def refuse_too_large_a_part(parts_bytes: Mapping[str, int], dtype: str, free_byt
     largest = max(parts_bytes, key=parts_bytes.__getitem__)
     if free_bytes is not None and parts_bytes[largest] > free_bytes:
         takes, free = told(parts_bytes[largest]), told(free_bytes)
-        raise ModelUnusable(
-            f"not enough memory: the model's {largest} takes {takes} in {dtype}, and {free} are free on the device"
+        part = (
+            f"the {largest} takes {takes}"
+            if largest == SAFETY_CHECKER
+            else f"the model's {largest} takes {takes} in {dtype}"
         )
+        raise ModelUnusable(f"not enough memory: {part}, and {free} are free on the device")
 
 
 def told(size_bytes: int) -> str:

@@ -40,16 +40,23 @@ class Placement(Protocol):
 class OnDevice:
     """All parts, from the first moment on."""
 
+    def __init__(self) -> None:
+        self._beside: list[tuple[weakref.ref[Any], int]] = []
+
     def place(self, name: str, part: Any, device: str, *, beside: str | None = None) -> Any:
         """There it goes, and stays."""
-        return part.to(device)
+        placed = part.to(device)
+        if beside is not None:  # one that came later, and may go
+            alive = [one for one in self._beside if one[0]() is not None]
+            self._beside = [*alive, (weakref.ref(placed), _bytes(placed))]
+        return placed
 
     def bring(self, name: str) -> None:
         """It is there."""
 
     def weights_bytes(self, loaded: int) -> int:
-        """All of them."""
-        return loaded
+        """All of them, and those of what is beside them now."""
+        return loaded + sum(size for part, size in self._beside if part() is not None)
 
 
 @dataclass(eq=False)

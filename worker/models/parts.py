@@ -13,6 +13,7 @@ import torch
 
 from shared_worker.device import Device
 from worker.errors import ModelUnusable
+from worker.models.casting import cast_layers
 from worker.models.checkpoint import DTYPES, Checkpoint
 from worker.models.contents import TEXT_ENCODERS
 from worker.models.folder import DiffusersFolder
@@ -42,6 +43,7 @@ def load_parts(
         part = load_part(checkpoint, name, cls)
         if device.backend == "cpu" and name in CONVOLUTIONS:  # a tenth faster, by oneDNN's kernels
             part = part.to(memory_format=torch.channels_last)
+        cast_layers(name, part, checkpoint.facts.weights_dtype)
         loaded[name] = checkpoint.placement.place(name, part, device.torch_name)
         report(0.05 + 0.95 * count / len(classes))
     for text_encoder, tokenizer in TEXT_ENCODERS.items():

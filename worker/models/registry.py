@@ -7,6 +7,7 @@ here imports torch, so that the worker can say what it will serve before it is t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,17 +117,21 @@ def identify(
     dtype: str | None,
     samplers: tuple[str, ...],
     usual_dtype: str = "float32",
+    weights_dtype: str | None = None,
     config: str | None = None,
     sha256: str | None = None,
     offload: str = "none",
     free_bytes: int | None = None,
     cpu_bytes: int | None = None,
+    beside_bytes: Mapping[str, int] | None = None,
 ) -> Checkpoint:
     """The checkpoint that `--model` names, offered with those of `samplers` that draw it. Raises ModelUnusable.
 
-    Without `dtype` it computes in what its own defaults say, or else in `usual_dtype`. `config` is where a single
+    Without `dtype` it computes in what its own defaults say, or else in `usual_dtype`; `weights_dtype` is what layers
+    are kept in between calls, if it is another. `config` is where a single
     file's configurations come from; `sha256` the checksum that the weights must have. They must fit the device's
-    `free_bytes`; with `offload` one part of them at a time, and all of them the CPU's `cpu_bytes`.
+    `free_bytes`; with `offload` one part of them at a time, and all of them the CPU's `cpu_bytes`. `beside_bytes` are
+    those of what else is loaded with the model, by part.
     """
     pinned = None if sha256 is None else checksum.expected(sha256)
     source = open_source(model, config)
@@ -136,8 +141,10 @@ def identify(
     facts = facts_of("builtin" if model == "builtin" else source.name, source, family, dtype or usual_dtype, samplers)
     if dtype is not None:
         facts = replace(facts, dtype=dtype)
+    if weights_dtype is not None:
+        facts = replace(facts, weights_dtype=weights_dtype)
     weights = contents.weights_of(source, family, facts.dtype)
-    parts_bytes = needs.part_bytes(weights, facts.dtype)
+    parts_bytes = needs.part_bytes(weights, facts.dtype, weights_dtype) | dict(beside_bytes or {})
     placement = choose_placement(offload, parts_bytes, facts, free_bytes, cpu_bytes)
     if pinned is not None:
         checksum.refuse_another(pinned, source.checksum())

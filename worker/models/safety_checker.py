@@ -17,6 +17,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from shared_worker.device import Device
 from worker.errors import ModelUnusable
+from worker.models.needs import SAFETY_CHECKER
 from worker.models.offload import Placement
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class SafetyChecker:
             raise ModelUnusable(f"the safety checker cannot be loaded ({type(error).__name__})") from error
         if missing := told["missing_keys"]:
             raise ModelUnusable(f"the safety checker lacks weights: {min(missing)}")
-        placed = placement.place("safety checker", checker.eval().requires_grad_(False), device.torch_name)
+        placed = placement.place(SAFETY_CHECKER, checker.eval().requires_grad_(False), device.torch_name)
         return cls(placed, processor, target)
 
     @torch.inference_mode()

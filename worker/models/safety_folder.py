@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from worker.errors import ConfigurationError, ModelUnusable
 from worker.models.folder import DiffusersFolder, read_json
+from worker.models.needs import BYTES
 from worker.models.offload import OnDevice, Placement
 from worker.models.safetensors_header import Tensor
 
@@ -29,12 +30,13 @@ class SafetyFolder:
     """A safety checker that has been recognised.
 
     `variant` marks the files that are read, as `DiffusersFolder.variant` has it; `preprocessor` is the folder of its
-    `preprocessor_config.json`.
+    `preprocessor_config.json`; `weights_bytes` what its weights take once they are loaded.
     """
 
     folder: Path
     variant: str
     preprocessor: Path
+    weights_bytes: int
 
     @classmethod
     def at(cls, place: Path) -> SafetyFolder:
@@ -53,11 +55,12 @@ class SafetyFolder:
             read_json(preprocessor, PREPROCESSOR)
             DiffusersFolder(folder).refuse_code()
             around = DiffusersFolder(folder.parent)
-            _refuse_another(around.tensors(folder.name, "float32"))
+            tensors = around.tensors(folder.name, "float32")
+            _refuse_another(tensors)
             variant = around.variant(folder.name, "float32")
         except ModelUnusable as refused:
             raise ConfigurationError(f"--safety-checker: {refused.detail}") from None
-        return cls(folder, variant, preprocessor)
+        return cls(folder, variant, preprocessor, BYTES["float32"] * sum(one.elements for one in tensors.values()))
 
     def load(self, device: Device, placement: Placement | None = None) -> Callable[[Pixels], bool]:
         """Read the weights, to be called on `device`; tells of a picture whether it is flagged. Slow; imports torch.

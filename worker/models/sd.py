@@ -57,7 +57,12 @@ class StableDiffusion:
         self._guidance_width = int(unet.config.time_cond_proj_dim or 0)
         """Of the guidance scale as an input, for those that were distilled with it; else 0."""
         self._controls = ControlNets(
-            checkpoint.controls, unet.config, device, self.dtype, placement=checkpoint.placement
+            checkpoint.controls,
+            unet.config,
+            device,
+            self.dtype,
+            weights_dtype=checkpoint.facts.weights_dtype,
+            placement=checkpoint.placement,
         )
         self.takes_mask = unet.config.in_channels > self._vae.channels
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from PIL import Image as PillowImage
 
 from tests.models.families import TASKS
+from tests.models.lora_files import adapted
 from tests.models.tiny import SIDE_PX, by_stock, picture, pil
 from worker.engine.runner import Pixels
-from worker.jobs.params import ControlParams, JobParams, Picture, Preprocessor, Task
+from worker.jobs.params import ControlParams, JobParams, LoraParams, Picture, Preprocessor, Task
 
 
 def write_controlnet(folder: Path, model: Path, seed: int = 0, **config: Any) -> Path:
@@ -58,23 +59,31 @@ def control(name: str, **changes: Any) -> ControlParams:
 
 
 class Stock:
-    """The stock pipelines of the model in `folder`, with those of `nets` that a job names."""
+    """The stock pipelines of the model in `folder`, with those of `nets` and of `loras` that a job names.
 
-    def __init__(self, folder: Path, nets: Path) -> None:
+    `change` is done to each of them when it is made.
+    """
+
+    def __init__(
+        self, folder: Path, nets: Path, loras: Path | None = None, change: Callable[[Any], Any] = lambda made: made
+    ) -> None:
         self._folder = folder
         self._nets = nets
+        self._loras = loras
+        self._change = change
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         self._kind = "StableDiffusionXL" if "XL" in index["_class_name"] else "StableDiffusion"
-        self._made: dict[tuple[Task, tuple[str, ...]], Any] = {}
+        self._made: dict[tuple[Task, tuple[str, ...], tuple[LoraParams, ...]], Any] = {}
 
     def draw(self, asked: JobParams, index: int = 0) -> Pixels:
         """Image `index` of a job that has controls."""
         names = tuple(one.name for one in asked.controls)
-        if (asked.task, names) not in self._made:
-            self._made[asked.task, names] = self._make(asked.task, names)
+        if (key := (asked.task, names, asked.loras)) not in self._made:
+            made = self._change(self._make(asked.task, names))
+            self._made[key] = made if self._loras is None else adapted(made, self._loras, asked)
         pictures: Sequence[Any] = [pil(one.image).resize((asked.width, asked.height)) for one in asked.controls]
         return by_stock(
-            self._made[asked.task, names],
+            self._made[key],
             asked,
             index,
             **{"image" if asked.task is Task.TEXT_TO_IMAGE else "control_image": pictures},

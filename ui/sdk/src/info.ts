@@ -17,6 +17,8 @@ export interface Info {
     id: string;
     family: string;
     dtype: string;
+    /** What most of its weights are kept in, where that is another type. */
+    weights_dtype?: string | null;
     width: number;
     height: number;
     multiple: number;

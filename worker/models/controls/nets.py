@@ -5,6 +5,7 @@ What they add to a row counts times that row's own scale, so that jobs with the 
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import torch
 
 from worker.errors import InvalidInput
 from worker.models.base import CONTROL, CONTROL_SCALE
+from worker.models.casting import cast_layers
 from worker.models.controls.catalogue import Catalogue, Entry
 from worker.models.folder import DiffusersFolder
 from worker.models.imports import put_off_siblings
@@ -32,7 +34,8 @@ class Held:
 
 
 class ControlNets:
-    """Those of `catalogue`, for a UNet of this configuration, on its device and in its dtype."""
+    """Those of `catalogue`, for a UNet of this configuration, on its device and in its dtype; kept in `weights_dtype`
+    as its weights are, if there is one."""
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class ControlNets:
         dtype: torch.dtype,
         *,
         kept: int = KEPT,
+        weights_dtype: str | None = None,
         placement: Placement | None = None,
     ) -> None:
         self._catalogue = catalogue
@@ -49,6 +53,7 @@ class ControlNets:
         self._device = device
         self._dtype = dtype
         self._kept = kept
+        self._weights_dtype = weights_dtype
         self._placement = placement or OnDevice()
         self._loaded: OrderedDict[str, Any] = OrderedDict()
         self._held: WeakValueDictionary[str, Held] = WeakValueDictionary()
@@ -96,16 +101,16 @@ class ControlNets:
 
     def _load(self, entry: Entry) -> Any:
         try:
-            net = read_net(entry, self._unet, self._dtype)
+            net = read_net(entry, self._unet, self._dtype).eval().requires_grad_(False)
+            if self._device.type == "cpu":
+                net = net.to(memory_format=torch.channels_last)
+            cast_layers("controlnet", net, self._weights_dtype)
         except MemoryError:
             raise
         except Exception as error:
             logger.debug("loading failed", exc_info=error)
             told = f"The ControlNet {entry.name} cannot be loaded ({type(error).__name__})"
             raise InvalidInput(told) from None
-        net.eval().requires_grad_(False)
-        if self._device.type == "cpu":
-            net = net.to(memory_format=torch.channels_last)
         try:
             return self._placed(entry, net)
         except torch.OutOfMemoryError:
@@ -117,10 +122,12 @@ class ControlNets:
 
     def _drop_idle(self, remaining: int) -> None:
         """Let go of those that nobody uses, the least recently used first, until no more than `remaining` are left."""
-        for name in [name for name in self._loaded if name not in self._held]:
-            if len(self._loaded) <= remaining:
-                return
+        idle = [name for name in self._loaded if name not in self._held]
+        dropped = idle[: max(0, len(self._loaded) - remaining)]
+        for name in dropped:
             del self._loaded[name]
+        if dropped and self._weights_dtype is not None:
+            gc.collect()  # a layer that casts refers to itself
 
 
 def read_net(entry: Entry, unet: Mapping[str, Any], dtype: torch.dtype) -> Any:

@@ -42,7 +42,7 @@ class LowRank:
         if rows.which is None:
             return output + self._delta(layer, x, rows.scale).to(output.dtype)
         delta = self._delta(layer, x.index_select(0, rows.which), rows.scale)
-        return output.index_add_(0, rows.which, delta.to(output.dtype))
+        return output.index_add_(0, rows.which, delta.to(output.dtype))  # index_add forgets channels_last
 
     def _delta(self, layer: Layer, x: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
         x = x.to(self.down.dtype)
