@@ -12,14 +12,16 @@ import torch
 from PIL import Image
 
 from tests.fakes import make_params
-from worker.engine.enlarging import MARGIN, EnlargedDrawing, Enlarger, WithUpscalers
+from worker.engine.enlarging import EnlargedDrawing, Enlarger, WithUpscalers
 from worker.errors import InvalidInput, NanOutput
 from worker.jobs.params import Picture, Task, UpscaleParams
 from worker.jobs.tiling import NETWORK_SIDE
 
 
 class Blur:
-    """Looks `MARGIN` pixels far, and as far as the picture goes."""
+    """Looks `margin` pixels far, and as far as the picture goes."""
+
+    margin = 16
 
     def __init__(self, scale: int) -> None:
         self.scale = scale
@@ -27,8 +29,8 @@ class Blur:
 
     def enlarge(self, pixels: torch.Tensor) -> torch.Tensor:
         self.seen.append(tuple(pixels.shape[2:]))
-        side = 2 * MARGIN + 1
-        blurred = torch.nn.functional.avg_pool2d(pixels, side, stride=1, padding=MARGIN, count_include_pad=False)
+        side = 2 * self.margin + 1
+        blurred = torch.nn.functional.avg_pool2d(pixels, side, stride=1, padding=self.margin, count_include_pad=False)
         return blurred.repeat_interleave(self.scale, dim=2).repeat_interleave(self.scale, dim=3)
 
 
@@ -73,7 +75,7 @@ def test_tiles_are_the_whole_picture(width: int, height: int, tiles: int, scale:
         assert enlarger.preview(drawing).shape == (height, width, 3)
         enlarger.step([drawing])
     assert drawing.done
-    assert max(max(shape) for shape in network.seen) <= NETWORK_SIDE + 2 * MARGIN, "memory is that of a tile"
+    assert max(max(shape) for shape in network.seen) <= NETWORK_SIDE + 2 * Blur.margin, "memory is that of a tile"
     finished = enlarger.finish(drawing)
     difference = np.abs(finished.astype(int) - whole(Blur(scale), asked).astype(int))
     assert finished.shape == (height * scale, width * scale, 3)

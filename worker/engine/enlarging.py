@@ -23,8 +23,6 @@ from worker.jobs.tiling import NETWORK_SIDE, Tile, grid
 if TYPE_CHECKING:
     from worker.models.base import Upscaler
 
-MARGIN = 16
-"""Pixels around a tile that the network sees too, so that it ends like the next one begins."""
 KEPT = 2
 """Networks in memory, beside those in use."""
 
@@ -93,9 +91,9 @@ class Enlarger:
 
 def _enlarged(drawing: EnlargedDrawing, place: Tile) -> Pixels:
     """A tile without its margin.  # [height scale, width scale, 3]"""
-    scale, (height, width) = drawing.upscaler.scale, drawing.image.shape[2:]
-    top, left = max(0, place.top - MARGIN), max(0, place.left - MARGIN)
-    bottom, right = min(height, place.top + place.height + MARGIN), min(width, place.left + place.width + MARGIN)
+    scale, margin, (height, width) = drawing.upscaler.scale, drawing.upscaler.margin, drawing.image.shape[2:]
+    top, left = max(0, place.top - margin), max(0, place.left - margin)
+    bottom, right = min(height, place.top + place.height + margin), min(width, place.left + place.width + margin)
     larger = drawing.upscaler.enlarge(drawing.image[:, :, top:bottom, left:right])[0]
     if not torch.isfinite(larger).all():
         raise NanOutput

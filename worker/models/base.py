@@ -86,6 +86,8 @@ class Upscaler(Protocol):
     """A network that makes pictures larger by itself, without prompt, seed or steps."""
 
     scale: int
+    margin: int
+    """Pixels around a tile that the network should see too, so that the tile ends as the next one begins."""
 
     def enlarge(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels from 0 to 1  # [1, 3, h, w], on any device;  larger ones, about in that range

@@ -145,3 +145,14 @@ def test_a_file_that_changed_or_went_since(tmp_path: Path) -> None:
         found.load("one", CPU)
     with pytest.raises(InvalidInput, match="There is no upscaler of the name 'two'"):
         found.load("two", CPU)
+
+
+@pytest.mark.parametrize("weights", [files.compact(1), files.dense(1)], ids=["compact", "dense"])
+def test_what_lies_beyond_the_margin_changes_little_or_nothing(tmp_path: Path, weights: Weights) -> None:
+    write(tmp_path / "one.safetensors", weights)
+    network = Upscalers.in_folder(tmp_path).load("one", CPU)
+    picture = torch.rand(1, 3, 1, 120, generator=torch.Generator().manual_seed(2)).expand(1, 3, 8, 120).clone()
+    other = picture.clone()
+    other[..., 60 + network.margin :] = 0.0
+    seen = [network.enlarge(one)[..., : 60 * network.scale] for one in (picture, other)]
+    assert (seen[0] - seen[1]).abs().max() < 1 / 255

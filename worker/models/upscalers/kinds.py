@@ -30,6 +30,7 @@ RENAMED = (
     (re.compile(r"^HRconv\."), "conv_hr."),
 )
 NUMBERED = re.compile(r"^model\.(\d+)\.(weight|bias)$")
+FURTHEST = 48
 UNKNOWN = ModelUnusable("it is no upscaler that is known: neither ESRGAN's network nor the compact one")
 
 
@@ -42,6 +43,9 @@ class DenseBlocks:
     blocks: int
     doublings: int
     folded: int
+
+    margin = 24
+    """Its blocks see further, and there hardly anything."""
 
     @property
     def scale(self) -> int:
@@ -71,6 +75,11 @@ class Compact:
     scale: int
 
     folded = 1
+
+    @property
+    def margin(self) -> int:
+        """As far as it sees."""
+        return min(self.convolutions, FURTHEST)
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Of all its weights."""

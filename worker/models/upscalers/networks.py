@@ -96,7 +96,7 @@ class NetworkUpscaler:
     """As `Upscaler` has it."""
 
     def __init__(self, network: nn.Module, kind: Kind, device: torch.device) -> None:
-        self.scale = kind.scale
+        self.scale, self.margin = kind.scale, kind.margin
         self.device = device
         self._network = network
         self._folded = kind.folded
