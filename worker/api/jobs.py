@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from worker.api.body import parse_beside, read_body
-from worker.api.request import openapi_body
+from worker.api.document import JOB, JOB_EXAMPLES, JOBS, REFUSED, header, json_content, one_of, query
+from worker.api.request import JobRequest, openapi_body
 from worker.api.trace import read_trace
 from worker.api.wire import job_json
 from worker.errors import FieldFault, InvalidRequest
@@ -22,9 +23,20 @@ MAX_PAGE = 1000
 
 def router(service: JobService, facts: ModelFacts) -> APIRouter:
     """Routes under `/v1/jobs`."""
-    routes = APIRouter(tags=["jobs"])
+    routes = APIRouter(tags=["jobs"], responses=REFUSED)
+    one = json_content(JOB)
 
-    @routes.post("/v1/jobs", status_code=202, summary="Post a job", openapi_extra=openapi_body())
+    @routes.post(
+        "/v1/jobs",
+        status_code=202,
+        summary="Post a job",
+        responses={
+            200: {"description": "the job that this Idempotency-Key already stands for", "content": one},
+            202: {"content": one},
+        },
+        openapi_extra=openapi_body(JobRequest, JOB_EXAMPLES)
+        | {"parameters": [header("Idempotency-Key", "makes repeats of this post harmless")]},
+    )
     async def post_job(request: Request) -> Response:
         """Accepts the job (202), or answers with the one that this Idempotency-Key already stands for (200)."""
         key = request.headers.get("idempotency-key")
@@ -40,7 +52,18 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
             headers={"Location": f"/v1/jobs/{job.id}"} | passed_on,
         )
 
-    @routes.get("/v1/jobs", summary="List the known jobs, newest first")
+    @routes.get(
+        "/v1/jobs",
+        summary="List the known jobs, newest first",
+        responses={200: {"content": json_content(JOBS)}},
+        openapi_extra={
+            "parameters": [
+                query("limit", "how many", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}),
+                query("after", "the last id of the page before", {"type": "string"}),
+                query("status", "these alone", one_of(*Status)),
+            ]
+        },
+    )
     async def list_jobs(request: Request) -> dict[str, Any]:
         """Paged by `limit` and `after` (the last id of the page before), filtered by `status`."""
         limit, after, status = _page(request)
@@ -54,13 +77,18 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
             "next": page[-1].id if len(jobs) > len(page) else None,
         }
 
-    @routes.get("/v1/jobs/{job_id}", summary="Show a job")
+    @routes.get("/v1/jobs/{job_id}", summary="Show a job", responses={200: {"content": one}})
     async def get_job(job_id: str) -> dict[str, Any]:
         """The job as it stands now."""
         job = service.store.get(job_id)
         return job_json(job, service.positions.of(job))
 
-    @routes.delete("/v1/jobs/{job_id}", status_code=202, summary="Cancel a job")
+    @routes.delete(
+        "/v1/jobs/{job_id}",
+        status_code=202,
+        summary="Cancel a job",
+        responses={200: {"description": "it had ended already", "content": one}, 202: {"content": one}},
+    )
     async def cancel_job(job_id: str) -> Response:
         """202 while it takes effect, 200 when the job has already ended; harmless when repeated."""
         already = service.store.get(job_id).ended

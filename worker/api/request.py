@@ -119,9 +119,10 @@ class JobRequest(Strict):
     labels: dict[str, Text] = Field(default_factory=dict, max_length=8, description="returned as they came")
 
 
-def openapi_body(form: type[BaseModel] = JobRequest) -> dict[str, Any]:
+def openapi_body(form: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
     """The JSON request body as the OpenAPI document shows it."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema_of(form)}}}}
+    content = {"application/json": {"schema": schema_of(form), "examples": examples}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def schema_of(form: type[BaseModel]) -> dict[str, Any]:

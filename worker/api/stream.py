@@ -12,6 +12,7 @@ from sse_starlette import EventSourceResponse
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from worker.api.document import REFUSED, header, query, stream_content
 from worker.api.wire import entry_frame
 from worker.errors import FieldFault, InvalidRequest
 from worker.jobs.job import Job
@@ -40,13 +41,19 @@ class StreamTimes:
 
 def router(service: JobService, metrics: Metrics, times: StreamTimes) -> APIRouter:
     """`GET /v1/jobs/{job_id}/stream`."""
-    routes = APIRouter(tags=["jobs"])
+    routes = APIRouter(tags=["jobs"], responses=REFUSED)
 
     @routes.get(
         "/v1/jobs/{job_id}/stream",
         summary="Follow a job",
         response_class=Response,
-        responses={200: {"content": {"text/event-stream": {}}}, 204: {"description": "the end was seen already"}},
+        responses={200: {"content": stream_content()}, 204: {"description": "the end was seen already"}},
+        openapi_extra={
+            "parameters": [
+                header("Last-Event-ID", "the last id that was seen: what is behind it comes"),
+                query("last_event_id", "the same, for whoever cannot send headers", {"type": "integer", "minimum": 0}),
+            ]
+        },
     )
     async def stream(request: Request, job_id: str) -> Response:
         """Continues after `Last-Event-ID` (or `?last_event_id=`); 204 when nothing comes any more."""

@@ -1,4 +1,4 @@
-/** The events of a job's stream. The OpenAPI document names the stream but cannot say its events, so they stand here. */
+/** The events of a job's stream, as people write them; the OpenAPI document has the same as schemas. */
 
 import type { ImageInfo, Timings } from "./job.ts";
 

@@ -182,7 +182,14 @@ export type $defs = Record<string, never>;
 export interface operations {
     list_jobs_v1_jobs_get: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description how many */
+                limit?: number;
+                /** @description the last id of the page before */
+                after?: string;
+                /** @description these alone */
+                status?: "queued" | "running" | "completed" | "failed" | "cancelled";
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -196,7 +203,74 @@ export interface operations {
                 };
                 content: {
                     "application/json": {
-                        [key: string]: unknown;
+                        jobs: {
+                            job_id: string;
+                            /** @description where its stream is */
+                            sse_url: string;
+                            /** @enum {string} */
+                            status: "queued" | "running" | "completed" | "failed" | "cancelled";
+                            position: number | null;
+                            eta_s: number | null;
+                            progress: {
+                                step: number;
+                                steps: number;
+                                percent: number;
+                            };
+                            /** @description all that decides its pictures, defaults filled in */
+                            params: Record<string, never>;
+                            images: {
+                                index: number;
+                                url: string;
+                                seed: number;
+                                width: number;
+                                height: number;
+                                /** @enum {string} */
+                                format: "png" | "webp" | "jpeg";
+                                bytes: number;
+                            }[];
+                            warnings: string[];
+                            error: {
+                                code: string;
+                                message: string;
+                                retriable: boolean;
+                            } | null;
+                            /** @description seconds by phase; null for what was not reached */
+                            timings: {
+                                queue_s: number | null;
+                                encode_s: number | null;
+                                denoise_s: number | null;
+                                decode_s: number | null;
+                                total_s: number | null;
+                            };
+                            attempt: number;
+                            created_at: string;
+                            started_at: string | null;
+                            finished_at: string | null;
+                            labels: {
+                                [key: string]: string;
+                            };
+                        }[];
+                        next: string | null;
+                    };
+                };
+            };
+            /** @description refused */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": {
+                        type: string;
+                        title: string;
+                        status: number;
+                        detail: string;
+                        /** @description to act on */
+                        code: string;
+                        errors: {
+                            field: string;
+                            message: string;
+                        }[];
                     };
                 };
             };
@@ -205,7 +279,10 @@ export interface operations {
     post_job_v1_jobs_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description makes repeats of this post harmless */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -422,13 +499,134 @@ export interface operations {
             };
         };
         responses: {
+            /** @description the job that this Idempotency-Key already stands for */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        job_id: string;
+                        /** @description where its stream is */
+                        sse_url: string;
+                        /** @enum {string} */
+                        status: "queued" | "running" | "completed" | "failed" | "cancelled";
+                        position: number | null;
+                        eta_s: number | null;
+                        progress: {
+                            step: number;
+                            steps: number;
+                            percent: number;
+                        };
+                        /** @description all that decides its pictures, defaults filled in */
+                        params: Record<string, never>;
+                        images: {
+                            index: number;
+                            url: string;
+                            seed: number;
+                            width: number;
+                            height: number;
+                            /** @enum {string} */
+                            format: "png" | "webp" | "jpeg";
+                            bytes: number;
+                        }[];
+                        warnings: string[];
+                        error: {
+                            code: string;
+                            message: string;
+                            retriable: boolean;
+                        } | null;
+                        /** @description seconds by phase; null for what was not reached */
+                        timings: {
+                            queue_s: number | null;
+                            encode_s: number | null;
+                            denoise_s: number | null;
+                            decode_s: number | null;
+                            total_s: number | null;
+                        };
+                        attempt: number;
+                        created_at: string;
+                        started_at: string | null;
+                        finished_at: string | null;
+                        labels: {
+                            [key: string]: string;
+                        };
+                    };
+                };
+            };
             /** @description Successful Response */
             202: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": {
+                        job_id: string;
+                        /** @description where its stream is */
+                        sse_url: string;
+                        /** @enum {string} */
+                        status: "queued" | "running" | "completed" | "failed" | "cancelled";
+                        position: number | null;
+                        eta_s: number | null;
+                        progress: {
+                            step: number;
+                            steps: number;
+                            percent: number;
+                        };
+                        /** @description all that decides its pictures, defaults filled in */
+                        params: Record<string, never>;
+                        images: {
+                            index: number;
+                            url: string;
+                            seed: number;
+                            width: number;
+                            height: number;
+                            /** @enum {string} */
+                            format: "png" | "webp" | "jpeg";
+                            bytes: number;
+                        }[];
+                        warnings: string[];
+                        error: {
+                            code: string;
+                            message: string;
+                            retriable: boolean;
+                        } | null;
+                        /** @description seconds by phase; null for what was not reached */
+                        timings: {
+                            queue_s: number | null;
+                            encode_s: number | null;
+                            denoise_s: number | null;
+                            decode_s: number | null;
+                            total_s: number | null;
+                        };
+                        attempt: number;
+                        created_at: string;
+                        started_at: string | null;
+                        finished_at: string | null;
+                        labels: {
+                            [key: string]: string;
+                        };
+                    };
+                };
+            };
+            /** @description refused */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": {
+                        type: string;
+                        title: string;
+                        status: number;
+                        detail: string;
+                        /** @description to act on */
+                        code: string;
+                        errors: {
+                            field: string;
+                            message: string;
+                        }[];
+                    };
                 };
             };
         };
@@ -451,17 +649,72 @@ export interface operations {
                 };
                 content: {
                     "application/json": {
-                        [key: string]: unknown;
+                        job_id: string;
+                        /** @description where its stream is */
+                        sse_url: string;
+                        /** @enum {string} */
+                        status: "queued" | "running" | "completed" | "failed" | "cancelled";
+                        position: number | null;
+                        eta_s: number | null;
+                        progress: {
+                            step: number;
+                            steps: number;
+                            percent: number;
+                        };
+                        /** @description all that decides its pictures, defaults filled in */
+                        params: Record<string, never>;
+                        images: {
+                            index: number;
+                            url: string;
+                            seed: number;
+                            width: number;
+                            height: number;
+                            /** @enum {string} */
+                            format: "png" | "webp" | "jpeg";
+                            bytes: number;
+                        }[];
+                        warnings: string[];
+                        error: {
+                            code: string;
+                            message: string;
+                            retriable: boolean;
+                        } | null;
+                        /** @description seconds by phase; null for what was not reached */
+                        timings: {
+                            queue_s: number | null;
+                            encode_s: number | null;
+                            denoise_s: number | null;
+                            decode_s: number | null;
+                            total_s: number | null;
+                        };
+                        attempt: number;
+                        created_at: string;
+                        started_at: string | null;
+                        finished_at: string | null;
+                        labels: {
+                            [key: string]: string;
+                        };
                     };
                 };
             };
-            /** @description Validation Error */
-            422: {
+            /** @description refused */
+            "4XX": {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": {
+                        type: string;
+                        title: string;
+                        status: number;
+                        detail: string;
+                        /** @description to act on */
+                        code: string;
+                        errors: {
+                            field: string;
+                            message: string;
+                        }[];
+                    };
                 };
             };
         };
@@ -477,30 +730,148 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description it had ended already */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        job_id: string;
+                        /** @description where its stream is */
+                        sse_url: string;
+                        /** @enum {string} */
+                        status: "queued" | "running" | "completed" | "failed" | "cancelled";
+                        position: number | null;
+                        eta_s: number | null;
+                        progress: {
+                            step: number;
+                            steps: number;
+                            percent: number;
+                        };
+                        /** @description all that decides its pictures, defaults filled in */
+                        params: Record<string, never>;
+                        images: {
+                            index: number;
+                            url: string;
+                            seed: number;
+                            width: number;
+                            height: number;
+                            /** @enum {string} */
+                            format: "png" | "webp" | "jpeg";
+                            bytes: number;
+                        }[];
+                        warnings: string[];
+                        error: {
+                            code: string;
+                            message: string;
+                            retriable: boolean;
+                        } | null;
+                        /** @description seconds by phase; null for what was not reached */
+                        timings: {
+                            queue_s: number | null;
+                            encode_s: number | null;
+                            denoise_s: number | null;
+                            decode_s: number | null;
+                            total_s: number | null;
+                        };
+                        attempt: number;
+                        created_at: string;
+                        started_at: string | null;
+                        finished_at: string | null;
+                        labels: {
+                            [key: string]: string;
+                        };
+                    };
+                };
+            };
             /** @description Successful Response */
             202: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": {
+                        job_id: string;
+                        /** @description where its stream is */
+                        sse_url: string;
+                        /** @enum {string} */
+                        status: "queued" | "running" | "completed" | "failed" | "cancelled";
+                        position: number | null;
+                        eta_s: number | null;
+                        progress: {
+                            step: number;
+                            steps: number;
+                            percent: number;
+                        };
+                        /** @description all that decides its pictures, defaults filled in */
+                        params: Record<string, never>;
+                        images: {
+                            index: number;
+                            url: string;
+                            seed: number;
+                            width: number;
+                            height: number;
+                            /** @enum {string} */
+                            format: "png" | "webp" | "jpeg";
+                            bytes: number;
+                        }[];
+                        warnings: string[];
+                        error: {
+                            code: string;
+                            message: string;
+                            retriable: boolean;
+                        } | null;
+                        /** @description seconds by phase; null for what was not reached */
+                        timings: {
+                            queue_s: number | null;
+                            encode_s: number | null;
+                            denoise_s: number | null;
+                            decode_s: number | null;
+                            total_s: number | null;
+                        };
+                        attempt: number;
+                        created_at: string;
+                        started_at: string | null;
+                        finished_at: string | null;
+                        labels: {
+                            [key: string]: string;
+                        };
+                    };
                 };
             };
-            /** @description Validation Error */
-            422: {
+            /** @description refused */
+            "4XX": {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": {
+                        type: string;
+                        title: string;
+                        status: number;
+                        detail: string;
+                        /** @description to act on */
+                        code: string;
+                        errors: {
+                            field: string;
+                            message: string;
+                        }[];
+                    };
                 };
             };
         };
     };
     stream_v1_jobs__job_id__stream_get: {
         parameters: {
-            query?: never;
-            header?: never;
+            query?: {
+                /** @description the same, for whoever cannot send headers */
+                last_event_id?: number;
+            };
+            header?: {
+                /** @description the last id that was seen: what is behind it comes */
+                "Last-Event-ID"?: string;
+            };
             path: {
                 job_id: string;
             };
@@ -514,7 +885,89 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": unknown;
+                    /**
+                     * @example id: 1
+                     *     event: queued
+                     *     data: {"type":"queued","job_id":"job_1","position":0,"eta_s":0.6}
+                     *
+                     *     id: 2
+                     *     event: started
+                     *     data: {"type":"started","job_id":"job_1","attempt":1}
+                     *
+                     *     id: 3
+                     *     event: progress
+                     *     data: {"type":"progress","job_id":"job_1","step":1,"steps":8,"percent":12.5,"eta_s":0.5}
+                     */
+                    "text/event-stream": {
+                        /** @constant */
+                        type: "queued";
+                        job_id: string;
+                        position: number;
+                        eta_s: number | null;
+                    } | {
+                        /** @constant */
+                        type: "started";
+                        job_id: string;
+                        attempt: number;
+                    } | {
+                        /** @constant */
+                        type: "progress";
+                        job_id: string;
+                        /** @description done, from 1 */
+                        step: number;
+                        steps: number;
+                        percent: number;
+                        eta_s: number | null;
+                    } | {
+                        /** @constant */
+                        type: "preview";
+                        job_id: string;
+                        /** @description done, from 1 */
+                        step: number;
+                        steps: number;
+                        image: string;
+                        /** @enum {string} */
+                        format: "webp" | "jpeg";
+                        width: number;
+                        height: number;
+                    } | {
+                        /** @constant */
+                        type: "completed";
+                        job_id: string;
+                        images: {
+                            index: number;
+                            url: string;
+                            seed: number;
+                            width: number;
+                            height: number;
+                            /** @enum {string} */
+                            format: "png" | "webp" | "jpeg";
+                            bytes: number;
+                            image?: string;
+                        }[];
+                        warnings: string[];
+                        /** @description seconds by phase; null for what was not reached */
+                        timings: {
+                            queue_s: number | null;
+                            encode_s: number | null;
+                            denoise_s: number | null;
+                            decode_s: number | null;
+                            total_s: number | null;
+                        };
+                    } | {
+                        /** @constant */
+                        type: "failed";
+                        job_id: string;
+                        code: string;
+                        message: string;
+                        retriable: boolean;
+                    } | {
+                        /** @constant */
+                        type: "cancelled";
+                        job_id: string;
+                        /** @enum {string} */
+                        reason: "requested" | "disconnected" | "timeout" | "shutdown";
+                    };
                 };
             };
             /** @description the end was seen already */
@@ -524,13 +977,24 @@ export interface operations {
                 };
                 content?: never;
             };
-            /** @description Validation Error */
-            422: {
+            /** @description refused */
+            "4XX": {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": {
+                        type: string;
+                        title: string;
+                        status: number;
+                        detail: string;
+                        /** @description to act on */
+                        code: string;
+                        errors: {
+                            field: string;
+                            message: string;
+                        }[];
+                    };
                 };
             };
         };

@@ -9,6 +9,7 @@ from fastapi import Request
 from pydantic import Field, ValidationError
 
 from worker.api.body import beside, field_faults, load_json, media_type_of, read_body
+from worker.api.document import EDIT_EXAMPLES
 from worker.api.openai.bodies import ImageRequest
 from worker.api.openai.form import parse_form
 from worker.api.request import Strict, schema_of
@@ -113,6 +114,6 @@ def openapi_edit() -> dict[str, Any]:
     return {
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": schema}, FORM: {"schema": form}},
+            "content": {"application/json": {"schema": schema, "examples": EDIT_EXAMPLES}, FORM: {"schema": form}},
         }
     }

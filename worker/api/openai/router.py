@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from worker.api.body import field_faults, load_json, read_body
+from worker.api.document import GENERATION_EXAMPLES
 from worker.api.ending import until_ended
 from worker.api.masks import white_where_transparent
 from worker.api.openai.bodies import NO_SUCH_MODEL, ImageRequest, as_params, names_model
@@ -53,7 +54,7 @@ def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: Stre
         summary="Draw pictures, as the OpenAI API has it",
         response_class=Response,
         responses=ANSWERS,
-        openapi_extra=openapi_body(ImageRequest),
+        openapi_extra=openapi_body(ImageRequest, GENERATION_EXAMPLES),
     )
     async def generate(request: Request) -> Response:
         """Waits for the pictures, or streams partial and finished ones. A client that leaves cancels its job."""

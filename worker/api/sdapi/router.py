@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from worker.api.body import beside, read_body
+from worker.api.document import IMAGE_TO_IMAGE_EXAMPLES, TEXT_TO_IMAGE_EXAMPLES
 from worker.api.ending import until_ended
 from worker.api.request import openapi_body
 from worker.api.sdapi import samplers
@@ -49,7 +50,7 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         "/txt2img",
         summary="Draw pictures from a text",
         response_class=Response,
-        openapi_extra=openapi_body(TextToImage),
+        openapi_extra=openapi_body(TextToImage, TEXT_TO_IMAGE_EXAMPLES),
     )
     async def text_to_image(request: Request) -> Response:
         """Waits for the pictures. A client that leaves cancels its job."""
@@ -59,7 +60,7 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         "/img2img",
         summary="Draw pictures from a picture",
         response_class=Response,
-        openapi_extra=openapi_body(ImageToImage),
+        openapi_extra=openapi_body(ImageToImage, IMAGE_TO_IMAGE_EXAMPLES),
     )
     async def image_to_image(request: Request) -> Response:
         """As txt2img; with a mask, what is white in it is drawn again and the rest stays."""
