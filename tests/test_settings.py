@@ -47,6 +47,7 @@ SET: dict[str, tuple[str, Any]] = {
     "lora_dir": ("/loras", Path("/loras")),
     "lora_cache_bytes": ("1000", 1000),
     "control_dir": ("/controlnets", Path("/controlnets")),
+    "upscaler_dir": ("/controlnets", Path("/controlnets")),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
     "log_prompts": ("true", True),

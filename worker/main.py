@@ -126,7 +126,7 @@ async def _run(settings: Settings, provided: Provided, listener: socket.socket) 
         from worker.engine.denoiser import Denoiser  # torch comes in with this, when the port is open
 
         fixed_rows = rows.usual if settings.numerics == "exact" else None
-        return Denoiser(
+        denoiser = Denoiser(
             load,
             fixed_rows=fixed_rows,
             on_prompt=metrics.prompt_looked_up,
@@ -135,6 +135,11 @@ async def _run(settings: Settings, provided: Provided, listener: socket.socket) 
             on_prompts_kept=metrics.prompts_kept,
             before_timing=functools.partial(checkpoint.placement.bring, checkpoint.family.denoiser),
         )
+        if not checkpoint.facts.enlargers:
+            return denoiser
+        from worker.engine.enlarging import Enlarger, WithUpscalers
+
+        return WithUpscalers(denoiser, Enlarger(lambda name: checkpoint.upscalers.load(name, device)))
 
     def on_engine_events(events: Sequence[tuple[str, Event]]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell

@@ -82,6 +82,8 @@ def checkpoint(settings: Settings, device: Device, checker: SafetyFolder | None 
         found = found.with_loras(settings.lora_dir, settings.lora_cache_bytes)
     if settings.control_dir is not None:
         found = found.with_controls(settings.control_dir)
+    if settings.upscaler_dir is not None:
+        found = found.with_upscalers(settings.upscaler_dir)
     return found
 
 

@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     control_dir: Path | None = Field(
         None, description="folder of ControlNets (diffusers folders, safetensors files), which jobs name"
     )
+    upscaler_dir: Path | None = Field(
+        None, description="folder of upscalers of the ESRGAN kind (safetensors), which jobs name"
+    )
     state_dir: Path | None = Field(
         None, description="where accepted jobs and finished pictures are kept, so that they outlive the process"
     )

@@ -34,8 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and tell; 0 if every figure that was measured is within its floor, 1 if one is not, 2 for bad usage."""
     args = _parse(argv)
     logging.basicConfig(level=logging.DEBUG if args.verbose else logging.WARNING)
-    if not args.verbose:
-        logging.getLogger("httpx").setLevel(logging.WARNING)
     os.environ |= LIBRARIES
     signal.signal(signal.SIGTERM, _interrupt)  # so that the servers that were started are stopped on the way out
     bench = Bench(quick=args.quick, backend=args.backend, threads=args.threads)

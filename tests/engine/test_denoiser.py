@@ -17,7 +17,7 @@ from worker.engine.denoiser import Denoiser, LatentDrawing
 from worker.engine.runner import DeviceLost
 from worker.errors import InvalidInput, ModelUnusable, NanOutput, OutOfMemory
 from worker.models.base import Conditioning
-from worker.models.schedulers import make_scheduler
+from worker.models.schedulers import SCHEDULERS, make_scheduler
 
 COLOURS = torch.tensor([[0.3, -0.2, 0.1], [0.1, 0.4, -0.3], [-0.2, 0.1, 0.2], [0.0, -0.3, 0.4], [0.1, -0.1, 0.2]])
 """What the formula's pixels are of its latents.  # [C + 1, 3]"""
@@ -52,9 +52,11 @@ class Formula:
     def __init__(self) -> None:
         self.rows: list[int] = []
         self.encoded: list[str] = []
+        self.schedulers: list[str] = []
         self.decoded: list[bool] = []
 
     def scheduler(self, sampler: str) -> Any:
+        self.schedulers.append(sampler)
         return make_scheduler(sampler, self.scheduler_config)
 
     def latent_shape(self, width_px: int, height_px: int) -> tuple[int, int, int]:
@@ -294,6 +296,17 @@ def test_a_sampler_that_calls_the_model_twice_a_step_counts_one() -> None:
         seen.append((heun.step, euler.step))
     assert seen == [(0, 1), (1, 2), (1, 3), (2, 4), (3, 5)]
     assert len(model.rows) == 5
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_plans_are_read_off_copies_of_a_scheduler_that_is_made_once(sampler: str) -> None:
+    denoiser = loaded(model := Formula())
+    denoiser.open(small(sampler=sampler, steps=7))
+    (drawing,) = denoiser.open(small(sampler=sampler, steps=5))
+    assert model.schedulers == [sampler]
+    (afresh,) = loaded(Formula()).open(small(sampler=sampler, steps=5))
+    np.testing.assert_array_equal(drawing.plan.table, afresh.plan.table)
+    np.testing.assert_array_equal(drawing.plan.timesteps, afresh.plan.timesteps)
 
 
 def test_a_step_that_is_repeated_after_an_error_draws_the_same_noise() -> None:

@@ -61,7 +61,8 @@ def test_more_rows_never_take_less_and_none_take_no_less_than_nothing() -> None:
 def test_what_small_calls_took_is_still_known_after_many_full_ones() -> None:
     maker, rng = Pacemaker(), random.Random(1)
     for rows in (2, 4, 8):
-        maker.stepped(rows, 0.02 + 0.005 * rows)
+        for _ in range(2):
+            maker.stepped(rows, 0.02 + 0.005 * rows)
     for _ in range(500):
         rows = rng.choice((16, 18))
         maker.stepped(rows, (0.02 + 0.005 * rows) * rng.uniform(0.8, 1.2))
@@ -69,6 +70,28 @@ def test_what_small_calls_took_is_still_known_after_many_full_ones() -> None:
     assert pace is not None
     assert pace.step_s(16) == pytest.approx(0.1, rel=0.1)
     assert pace.step_s(2) == pytest.approx(0.03, rel=0.4)
+
+
+def test_the_first_call_of_a_size_is_forgotten_with_the_second() -> None:
+    maker = Pacemaker()
+    for rows in (2, 4, 16):
+        maker.stepped(rows, 1.0)
+        for _ in range(3):
+            maker.stepped(rows, 0.02 + 0.005 * rows)
+    pace = maker.pace(16)
+    assert pace is not None
+    assert pace.base_s == pytest.approx(0.02, rel=0.01)
+    assert pace.row_s == pytest.approx(0.005, rel=0.01)
+
+
+def test_a_size_called_once_counts_for_next_to_nothing_beside_others() -> None:
+    maker = Pacemaker()
+    maker.stepped(2, 1.0)
+    for _ in range(300):
+        maker.stepped(16, 0.1)
+    pace = maker.pace(16)
+    assert pace is not None
+    assert pace.step_s(16) == pytest.approx(0.1, rel=0.01)
 
 
 def test_decodings_are_averaged() -> None:

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests import real
+from tests.models.upscalers.files import compact, write
 from tests.ui.line import Line
 
 FLAGS = [
@@ -32,10 +33,15 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+UPSCALER = "twice"
+
+
 @pytest.fixture(scope="session")
-def worker_url() -> Iterator[str]:
-    """A worker that is ready."""
-    worker = real.start()
+def worker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A worker that is ready, with an upscaler of its operator's."""
+    folder = tmp_path_factory.mktemp("upscalers")
+    write(folder / f"{UPSCALER}.safetensors", compact(scale=2))
+    worker = real.start("--upscaler-dir", str(folder))
     try:
         worker.wait_until_ready()
         yield worker.url

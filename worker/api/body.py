@@ -10,6 +10,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -21,6 +22,7 @@ from worker.api.pictures import Pictures, read_pictures
 from worker.api.request import DEFAULT_STRENGTH, UPSCALE_STRENGTH, JobRequest, UpscaleRequest
 from worker.errors import BodyTooLarge, FieldFault, InvalidRequest, MalformedBody, ModelMismatch, UnsupportedMediaType
 from worker.jobs.params import (
+    LATENT,
     ControlParams,
     ImageFormat,
     JobParams,
@@ -35,7 +37,7 @@ from worker.jobs.params import (
     Task,
     UpscaleParams,
 )
-from worker.jobs.tiling import cut, drawn_size
+from worker.jobs.tiling import NETWORK_SIDE, cut, drawn_size, grid
 
 Parsed = TypeVar("Parsed")
 
@@ -132,7 +134,7 @@ def _with_defaults(asked: JobRequest, pictures: Pictures, facts: ModelFacts, lim
     preview, output, task = asked.preview, asked.output, Task(asked.task)
     width, height = size_of(asked, pictures, facts)
     usual_strength = UPSCALE_STRENGTH if task is Task.UPSCALE else DEFAULT_STRENGTH
-    return JobParams(
+    params = JobParams(
         task=task,
         prompt=asked.prompt,
         negative_prompt=asked.negative_prompt,
@@ -157,13 +159,20 @@ def _with_defaults(asked: JobRequest, pictures: Pictures, facts: ModelFacts, lim
             ControlParams(one.name, image, one.scale, one.start, one.end, Preprocessor(one.preprocessor))
             for one, image in zip(asked.controls, pictures.controls, strict=True)
         ),
-        upscale=_upscale(asked.upscale or UpscaleRequest(), width, height, facts) if task is Task.UPSCALE else None,
     )
+    return _upscaling(params, asked.upscale or UpscaleRequest(), facts) if task is Task.UPSCALE else params
 
 
-def _upscale(asked: UpscaleRequest, width: int, height: int, facts: ModelFacts) -> UpscaleParams:
-    tiles = cut(*drawn_size(width, height, facts.multiple), facts.width, facts.height, facts.multiple)
-    return UpscaleParams(asked.factor, asked.upscaler, len(tiles))
+def _upscaling(params: JobParams, asked: UpscaleRequest, facts: ModelFacts) -> JobParams:
+    """By the model: tiles that are drawn side by side. By a network: a tile is a step, and nothing is sampled."""
+    if asked.upscaler == LATENT:
+        size = drawn_size(params.width, params.height, facts.multiple)
+        tiles = cut(*size, facts.width, facts.height, facts.multiple)
+        return replace(params, upscale=UpscaleParams(asked.factor, asked.upscaler, len(tiles)))
+    assert params.image is not None, "the task asks for one"
+    steps = len(grid(params.image.width, params.image.height, NETWORK_SIDE))
+    upscale = UpscaleParams(asked.factor, asked.upscaler, tiles=1)
+    return replace(params, steps=steps, guidance_scale=1.0, sampler="", strength=None, upscale=upscale)
 
 
 def field_faults(invalid: ValidationError) -> list[FieldFault]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from worker.api.pictures import Pictures
 from worker.api.request import MAX_SEED, ControlRequest, JobRequest, LoraRequest, UpscaleRequest
 from worker.errors import FieldFault
-from worker.jobs.params import ControlFacts, Guidance, Limits, LoraFacts, ModelFacts, Task
+from worker.jobs.params import LATENT, ControlFacts, Guidance, Limits, LoraFacts, ModelFacts, Task
 
 Named = LoraRequest | ControlRequest
 
@@ -92,10 +92,28 @@ def _upscale(asked: JobRequest, facts: ModelFacts) -> list[FieldFault]:
     if Task(asked.task) is not Task.UPSCALE:
         return [] if asked.upscale is None else [FieldFault("upscale", "is for upscale alone")]
     faults = []
-    if asked.upscale is not None and asked.upscale.upscaler not in facts.upscalers:
+    upscale = asked.upscale or UpscaleRequest()
+    if upscale.upscaler not in facts.upscalers:
         faults.append(FieldFault("upscale.upscaler", f"must be one of {', '.join(facts.upscalers)}"))
+    elif upscale.upscaler != LATENT:
+        faults += _by_network(asked, upscale, facts)
     if asked.controls:  # a control picture belongs to a whole picture
         faults.append(FieldFault("controls", "is not for upscale"))
+    return faults
+
+
+def _by_network(asked: JobRequest, upscale: UpscaleRequest, facts: ModelFacts) -> list[FieldFault]:
+    """A network makes a picture larger in one way; what it would not look at is refused."""
+    network = next(one for one in facts.enlargers if one.name == upscale.upscaler)
+    faults = [
+        FieldFault(name, f"is for the upscaler {LATENT} alone")
+        for name in ("negative_prompt", "steps", "guidance_scale", "sampler", "strength", "loras")
+        if getattr(asked, name) not in (None, [])
+    ]
+    if asked.num_images > 1:
+        faults.append(FieldFault("num_images", f"is 1 but for the upscaler {LATENT}: all would be the same"))
+    if not network.makes(upscale.factor):
+        faults.append(FieldFault("upscale.factor", f"is {network.scale} at most with this upscaler"))
     return faults
 
 

@@ -57,6 +57,7 @@ def router(
     async def info() -> dict[str, Any]:
         """The worker, its model and defaults, tasks, samplers and limits."""
         model = asdict(facts)
+        del model["enlargers"]  # which clients know by their names
         offered = {name: list(model.pop(name)) for name in ("tasks", "samplers", "loras", "controls", "embeddings")}
         return {
             "worker": worker_info().model_dump(mode="json"),

@@ -59,7 +59,7 @@ def params_json(params: JobParams) -> Json:
         "guidance_scale": params.guidance_scale,
         "seed": params.seed,
         "num_images": params.num_images,
-        "sampler": params.sampler,
+        "sampler": params.sampler or None,
         "image": params.image and _size(params.image),
         "mask": params.mask and _size(params.mask),
         "strength": params.strength,

@@ -180,6 +180,10 @@ class EngineCore(Generic[D]):
         for drawing in batch:
             drawing.turn = self._turn
         self.alive_at = time.monotonic()
+        if batch[0].own_pace:
+            for drawing in batch:
+                drawing.step_s = seconds
+            return
         rows = sum(drawing.rows for drawing in batch)
         self._pacemaker.stepped(rows, seconds)
         self.pace = self._pacemaker.pace(self._rows.of(batch[0].key, batch[0].pixels))
@@ -187,11 +191,10 @@ class EngineCore(Generic[D]):
 
     def _tell_progress(self) -> None:
         """Each step that all of a job's images have done, once; a preview where its first image has come to one."""
-        if self.pace is None:
-            return  # nobody has made a step yet
+        pace = self.pace or Pace(call_rows=1, base_s=0.0, row_s=0.0, decode_s=0.0)  # all steps so far had their own
         previews = []
         runs = sorted((run for run in self._runs.values() if run.drawings), key=lambda run: run.remaining_image_steps)
-        ends = estimates.ends_s([run.load for run in runs], self.pace)
+        ends = estimates.ends_s([run.load for run in runs], pace)
         for run, end_s in zip(runs, ends, strict=True):
             steps, asked = run.drawings[0].steps, run.work.params.preview
             while run.reported_step < run.step:

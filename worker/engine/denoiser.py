@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -105,6 +106,8 @@ class Denoiser:
             raise ModelUnusable(f"the model's scheduler configuration is not supported: {unsupported}") from None
         self._prompts = Cache(self._encode_prompt, on_get=self._on_prompt)
         self._plans = Cache(self._plan)
+        # Some take a quarter of a second to make; a plan is read off a copy.
+        self._schedulers = Cache(self._model.scheduler)
         self._colour_map = preview.fit(self._model)
         self._memory = DeviceMemory(self._model.device, self._decode_nothing)
         report(1.0)
@@ -188,7 +191,7 @@ class Denoiser:
             return sampling.planner(sampler)(schedule, steps, first)
         assert isinstance(schedule, NoiseSchedule), "flows have no sampler that is read off"
         try:
-            return read_off(self._model.scheduler(sampler), schedule, steps, first)
+            return read_off(deepcopy(self._schedulers.get(sampler)), schedule, steps, first)
         except ValueError:
             raise InvalidInput(f"The sampler {sampler} does not make {steps} steps with this model") from None
 

@@ -62,6 +62,9 @@ def describe_parameters(params: JobParams, seed: int, model_id: str) -> str:
     lines = [" ".join([params.prompt, *adapters])]
     if params.negative_prompt:
         lines.append(f"Negative prompt: {params.negative_prompt}")
+    if params.upscale is not None and params.upscale.by_network:
+        by = f"Postprocess upscale by: {params.upscale.factor}, Postprocess upscaler: {params.upscale.upscaler}"
+        return "\n".join([*lines, f"Size: {params.width}x{params.height}, {by}"])
     settings = [
         f"Steps: {params.steps}, Sampler: {params.sampler}, CFG scale: {params.guidance_scale:g}, Seed: {seed}",
         f"Size: {params.width}x{params.height}, Model: {model_id}",

@@ -10,12 +10,15 @@ FORGETTING = 0.97
 """What an observation still counts after the next one: about the last thirty matter."""
 REMEMBERED = 0.5
 """The least that a number of rows counts which was seen at all: a full worker still knows what small calls took."""
+COLD = 1e-3
+"""What the first call of a size counts, until there is a second: libraries choose and prepare their kernels in it."""
 
 
 @dataclass(slots=True)
 class _Seen:
-    weight: float = 0.0
-    mean_s: float = 0.0
+    mean_s: float
+    weight: float = COLD
+    cold: bool = True
 
 
 class Pacemaker:
@@ -28,10 +31,13 @@ class Pacemaker:
     def stepped(self, rows: int, seconds: float) -> None:
         """One model call over `rows` rows."""
         for seen in self._seen.values():
-            seen.weight = max(REMEMBERED, FORGETTING * seen.weight)
-        seen = self._seen.setdefault(rows, _Seen())
-        seen.weight += 1
-        seen.mean_s += (seconds - seen.mean_s) / seen.weight
+            seen.weight = max(COLD if seen.cold else REMEMBERED, FORGETTING * seen.weight)
+        known = self._seen.get(rows)
+        if known is None or known.cold:
+            self._seen[rows] = _Seen(seconds) if known is None else _Seen(seconds, weight=1.0, cold=False)
+            return
+        known.weight += 1
+        known.mean_s += (seconds - known.mean_s) / known.weight
 
     def decoded(self, seconds: float) -> None:
         """One image."""

@@ -66,6 +66,7 @@ class JobRun(Generic[D]):
             rows=sum(drawing.rows for drawing in self.drawings),
             steps=max((drawing.steps - drawing.step for drawing in self.drawings), default=0),
             images=len(self.drawings),
+            step_s=self.drawings[0].step_s if self.drawings else None,
         )
 
     def denoised(self) -> None:

@@ -33,6 +33,7 @@ class Drawing:
     `since` when its job was accepted (the monotonic clock); `job_left` the steps that all images of its job have still
     to do; `warnings` what its job must say, such as that
     something of the prompt was not used. `tile` is its place in an image that is drawn in several `tiles`.
+    `own_pace`: its steps take as long as they take, `step_s` once that is known, and say nothing of others.
     """
 
     key: Hashable
@@ -44,6 +45,8 @@ class Drawing:
     warnings: tuple[str, ...] = ()
     tile: Tile | None = None
     tiles: int = 1
+    own_pace: bool = False
+    step_s: float | None = None
     step: int = 0
     turn: int = 0
     since: float = 0.0

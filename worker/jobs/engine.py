@@ -22,11 +22,15 @@ class EngineState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a job still asks of the device: `rows` in each call for `steps` more of them, then `images` decodings."""
+    """What a job still asks of the device: `rows` in each call for `steps` more of them, then `images` decodings.
+
+    `step_s` is what a step takes, where that is not what others' steps take.
+    """
 
     rows: int
     steps: int
     images: int
+    step_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def ends_s(loads: Sequence[Load], pace: Pace) -> list[float]:
         rows = min(load.rows, pace.call_rows)
         begins = max((heapq.heappop(free_at) for _ in range(rows)), default=0.0)
         calls = load.steps * math.ceil(load.rows / pace.call_rows)  # what does not fit into one call takes several
-        ends.append(begins + calls * step_s)
+        ends.append(begins + calls * (step_s if load.step_s is None else load.step_s))
         for _ in range(rows):
             heapq.heappush(free_at, ends[-1])
     # A decoding holds up everyone who is still there.

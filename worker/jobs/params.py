@@ -139,6 +139,11 @@ class UpscaleParams:
     upscaler: str
     tiles: int
 
+    @property
+    def by_network(self) -> bool:
+        """Whether a network of `--upscaler-dir` does it, a tile a step, and not the loaded model."""
+        return self.upscaler != LATENT
+
 
 @dataclass(frozen=True, slots=True)
 class JobParams:
@@ -242,6 +247,18 @@ class ControlFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class UpscalerFacts:
+    """An upscaler of `--upscaler-dir` by its name; it makes sides `scale` times as long."""
+
+    name: str
+    scale: int
+
+    def makes(self, factor: int) -> bool:
+        """Whether pictures can have `factor` times their sides by it: smaller ones are made of larger ones."""
+        return self.scale >= factor
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What can be known of a model from its configuration alone, before a weight is read.
 
@@ -265,13 +282,15 @@ class ModelFacts:
     weights_dtype: str | None = None
     embeddings: tuple[EmbeddingFacts, ...] = ()
 
-    @property
-    def upscalers(self) -> tuple[str, ...]:
-        """What makes pictures larger: the model itself, where it can begin with a picture."""
-        return (LATENT,) if Task.UPSCALE in self.tasks else ()
-
     loras: tuple[LoraFacts, ...] = ()
     controls: tuple[ControlFacts, ...] = ()
+    enlargers: tuple[UpscalerFacts, ...] = ()
+
+    @property
+    def upscalers(self) -> tuple[str, ...]:
+        """What makes pictures larger: the model itself, where it can begin with a picture, and networks for that."""
+        own = (LATENT,) if Task.IMAGE_TO_IMAGE in self.tasks else ()
+        return (*own, *(one.name for one in self.enlargers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 SHARED = 8
 """One part in so many of a tile's side, at least, is also its neighbour's."""
+NETWORK_SIDE = 128
+"""Pixels of the picture that comes in, along the side of what an upscaler's network makes larger in one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,15 @@ def cut(width: int, height: int, tile_width: int, tile_height: int, multiple: in
         Tile(left, top, tile_width, tile_height)
         for top in _starts(height // multiple, tile_height // multiple, multiple)
         for left in _starts(width // multiple, tile_width // multiple, multiple)
+    )
+
+
+def grid(width: int, height: int, side: int) -> tuple[Tile, ...]:
+    """Tiles of up to `side` by `side` that cover the picture without a gap or an overlap, row by row."""
+    return tuple(
+        Tile(left, top, min(side, width - left), min(side, height - top))
+        for top in range(0, height, side)
+        for left in range(0, width, side)
     )
 
 

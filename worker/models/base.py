@@ -82,6 +82,16 @@ class Adapters(Protocol):
         """While it lasts, row k of every call has the adapters of set k; where all sets are the same, every row has."""
 
 
+class Upscaler(Protocol):
+    """A network that makes pictures larger by itself, without prompt, seed or steps."""
+
+    scale: int
+
+    def enlarge(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels from 0 to 1  # [1, 3, h, w], on any device;  larger ones, about in that range
+        # [1, 3, h scale, w scale]"""
+
+
 class Model(Protocol):
     """A loaded model. Every call comes from the engine's thread; nothing here keeps a gradient."""
 

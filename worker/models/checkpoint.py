@@ -8,13 +8,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from worker.jobs.params import ModelFacts
+from worker.jobs.params import ModelFacts, Task
 from worker.models.controls.catalogue import NO_CONTROLS, Catalogue, Controlled
 from worker.models.family import Family
 from worker.models.loras.folder import NO_LORAS, Fit, Loras
 from worker.models.offload import OnDevice, Placement
 from worker.models.prompts.embeddings import NO_EMBEDDINGS, Embeddings, clip_widths
 from worker.models.safetensors_header import Tensor
+from worker.models.upscalers.catalogue import NO_UPSCALERS, Upscalers
 
 if TYPE_CHECKING:
     from shared_worker.device import Device
@@ -81,6 +82,7 @@ class Checkpoint:
     embeddings: Embeddings = NO_EMBEDDINGS
     loras: Loras = NO_LORAS
     controls: Catalogue = NO_CONTROLS
+    upscalers: Upscalers = NO_UPSCALERS
     weights_bytes: int = 0
     """What the weights take once they are loaded, with what is loaded beside them."""
     placement: Placement = field(default_factory=OnDevice)
@@ -108,6 +110,12 @@ class Checkpoint:
         unet = self.config("unet") if self.family.denoiser == "unet" else {}
         controls = Catalogue.in_folder(folder, Controlled(self.family.name, unet, self.config("vae"), self.facts.dtype))
         return replace(self, facts=replace(self.facts, controls=controls.facts), controls=controls)
+
+    def with_upscalers(self, folder: Path) -> Checkpoint:
+        """With the upscalers of `folder`, which need nothing of the model. Raises ConfigurationError."""
+        upscalers = Upscalers.in_folder(folder)
+        tasks = tuple(dict.fromkeys((*self.facts.tasks, Task.UPSCALE))) if upscalers.facts else self.facts.tasks
+        return replace(self, facts=replace(self.facts, enlargers=upscalers.facts, tasks=tasks), upscalers=upscalers)
 
     def config(self, part: str) -> Mapping[str, Any]:
         """The configuration of a part, e.g. `unet` or `scheduler`. Raises ModelUnusable."""

@@ -5,6 +5,7 @@ Says which class stands for a name and how it is set; the engine reads its steps
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -29,4 +30,9 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     """The scheduler that stands for a sampler, on a checkpoint's own noise. Raises KeyError for an unknown name."""
     class_name, changes = SCHEDULERS[name]
     scheduler = getattr(import_module("diffusers.schedulers"), class_name)
-    return scheduler.from_config(dict(config), **LATENT | changes)
+    # What only the checkpoint's own scheduler knows would be warned of, at every start.
+    known = inspect.signature(scheduler.__init__).parameters
+    settings = {
+        key: value for key, value in (dict(config) | LATENT | changes).items() if key in known or key.startswith("_")
+    }
+    return scheduler.from_config(settings)

@@ -1,4 +1,7 @@
-"""Clients of the arms: the worker over its contract, the reference servers over their one route."""
+"""Clients of the arms: the worker over its contract, the reference servers over their one route.
+
+They share the machine with the servers, and would be elsewhere: so they are as light as clients in Python can be.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any, Protocol, Self
 
-import httpx
+import aiohttp
 
 from benches.speed.job import Job
 from benches.speed.serving.sse import Arrived, SseParser
@@ -23,7 +26,7 @@ class Client(Protocol):
     """Anything that draws."""
 
     async def draw(self, job: Job) -> bytes:
-        """The PNG of a job. Raises httpx.HTTPError, or ArmFault."""
+        """The PNG of a job. Raises aiohttp.ClientError, or ArmFault."""
 
 
 class ArmFault(Exception):
@@ -32,15 +35,20 @@ class ArmFault(Exception):
 
 class _Http:
     def __init__(self, url: str) -> None:
-        # Loopback: no proxy; as many connections as there are clients, kept open as clients do.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, trust_env=False, limits=limits)
+        self._url = url
 
     async def __aenter__(self) -> Self:
+        # As many connections as there are clients, kept open as clients do.
+        self._http = aiohttp.ClientSession(
+            self._url,
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            raise_for_status=True,
+        )
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
 
 class ReferenceClient(_Http):
@@ -48,8 +56,8 @@ class ReferenceClient(_Http):
 
     async def draw(self, job: Job) -> bytes:
         """As `Client` has it."""
-        response = (await self._http.post("/draw", json=asdict(job))).raise_for_status()
-        return _picture(base64.b64decode(response.json()["image"]))
+        async with self._http.post("/draw", json=asdict(job)) as response:
+            return _picture(base64.b64decode((await response.json())["image"]))
 
 
 class WorkerClient(_Http):
@@ -68,32 +76,32 @@ class WorkerClient(_Http):
 
     async def post(self, job: Job, **more: Any) -> dict[str, Any]:
         """The accepted job."""
-        response = (await self._http.post("/v1/jobs", json=asdict(job) | more)).raise_for_status()
-        accepted: dict[str, Any] = response.json()
+        async with self._http.post("/v1/jobs", json=asdict(job) | more) as response:
+            accepted: dict[str, Any] = await response.json()
         return accepted
 
     async def events(self, posted: dict[str, Any]) -> AsyncGenerator[Arrived, None]:
         """The job's stream, to be closed by whoever leaves it early."""
         parser = SseParser()
-        async with self._http.stream("GET", posted["sse_url"]) as response:
-            response.raise_for_status()
-            async for chunk in response.aiter_raw():
+        async with self._http.get(posted["sse_url"]) as response:
+            async for chunk in response.content.iter_any():
                 for event in parser.feed(chunk, time.monotonic()):
                     yield event
 
     async def fetch(self, completed: Arrived) -> bytes:
         """The first picture of a job that is completed."""
-        return _picture((await self._http.get(completed.data["images"][0]["url"])).raise_for_status().content)
+        async with self._http.get(completed.data["images"][0]["url"]) as response:
+            return _picture(await response.read())
 
     async def running(self) -> list[str]:
         """The stream addresses of all jobs that run."""
-        response = (await self._http.get("/v1/jobs", params={"status": "running"})).raise_for_status()
-        return [job["sse_url"] for job in response.json()["jobs"]]
+        async with self._http.get("/v1/jobs", params={"status": "running"}) as response:
+            return [job["sse_url"] for job in (await response.json())["jobs"]]
 
     async def cancel(self, posted: dict[str, Any]) -> dict[str, Any]:
         """The job as it stood when the worker took the cancel."""
-        response = (await self._http.delete(f"/v1/jobs/{posted['job_id']}")).raise_for_status()
-        job: dict[str, Any] = response.json()
+        async with self._http.delete(f"/v1/jobs/{posted['job_id']}") as response:
+            job: dict[str, Any] = await response.json()
         return job
 
 

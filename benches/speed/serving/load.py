@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-import httpx
+import aiohttp
 
 from benches.speed.job import Job
 from benches.speed.outcome import NotMeasured, Outcome
@@ -154,7 +154,7 @@ async def _follow(client: WorkerClient, job: Job, member: int, seen: Crowd, more
                     await client.fetch(event)
     finally:
         if not ended:
-            with suppress(httpx.HTTPError):
+            with suppress(aiohttp.ClientError):
                 await client.cancel(posted)
 
 

@@ -84,8 +84,18 @@ export function keepSettings(settings: Settings): void {
   localStorage.setItem(NAME, JSON.stringify(settings));
 }
 
+/** Whether a network makes the picture larger and not the model: then there is nothing to sample. */
+export function isByNetwork(settings: Settings, task: Task): boolean {
+  return task === "upscale" && settings.upscaler !== "latent";
+}
+
 /** The body of the job, without pictures. The image tasks take the size of the picture that goes with them. */
 export function requestOf(settings: Settings, task: Task, info: Info): JobRequest {
+  const upscale = { factor: settings.factor, upscaler: settings.upscaler };
+  if (isByNetwork(settings, task)) {
+    const preview = { every: 1, size: PREVIEW_SIDE, format: "webp" as const };
+    return { task, prompt: settings.prompt.trim() || "upscaled", upscale, preview, model: info.model.id };
+  }
   return {
     task,
     prompt: settings.prompt.trim(),
@@ -97,7 +107,7 @@ export function requestOf(settings: Settings, task: Task, info: Info): JobReques
     seed: settings.seed,
     num_images: settings.count,
     ...(task !== "text-to-image" && { strength: task === "upscale" ? settings.upscaleStrength : settings.strength }),
-    ...(task === "upscale" && { upscale: { factor: settings.factor, upscaler: settings.upscaler } }),
+    ...(task === "upscale" && { upscale }),
     ...(settings.loras.length > 0 && { loras: settings.loras }),
     preview: { every: Math.max(1, Math.round(settings.steps / 10)), size: PREVIEW_SIDE, format: "webp" },
     model: info.model.id,

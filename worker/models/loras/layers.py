@@ -37,12 +37,12 @@ class LowRank:
     def add(self, layer: Layer, x: torch.Tensor, output: torch.Tensor, rows: Rows) -> torch.Tensor:
         """To `output`, which `layer` made of `x`; rows that the adapter is not for keep every bit.  # [rows, ...]
 
-        The result lies in memory as `output` does, or what follows would round other rows differently.
+        Its layout stays what it was too: another one would take other kernels from here on, which round otherwise.
         """
         if rows.which is None:
             return output + self._delta(layer, x, rows.scale).to(output.dtype)
         delta = self._delta(layer, x.index_select(0, rows.which), rows.scale)
-        return output.clone().index_add_(0, rows.which, delta.to(output.dtype))  # index_add forgets channels_last
+        return output.index_add_(0, rows.which, delta.to(output.dtype))  # index_add forgets channels_last
 
     def _delta(self, layer: Layer, x: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
         x = x.to(self.down.dtype)

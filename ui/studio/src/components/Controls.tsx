@@ -1,6 +1,6 @@
 /** Everything that is set for a job but its pictures. */
 
-import type { Task } from "../settings.ts";
+import { isByNetwork, type Task } from "../settings.ts";
 import { useStudio } from "../studio.ts";
 import { LoraField } from "./LoraField.tsx";
 import { NumberField } from "./NumberField.tsx";
@@ -11,6 +11,7 @@ import { UpscaleField } from "./UpscaleField.tsx";
 export function Controls({ task }: { task: Task }) {
   const { info, settings, change } = useStudio();
   const { limits } = info;
+  if (isByNetwork(settings, task)) return <UpscaleField />;
   return (
     <>
       <label className="field">

@@ -1,5 +1,6 @@
 /** How a picture is made larger: by which upscaler, how many times, and how much of it is drawn anew. */
 
+import { isByNetwork } from "../settings.ts";
 import { useStudio } from "../studio.ts";
 import { NumberField } from "./NumberField.tsx";
 
@@ -24,7 +25,9 @@ export function UpscaleField() {
           </select>
         </label>
       </div>
-      <NumberField label="Strength" value={settings.upscaleStrength} min={0.01} max={1} step={0.01} onChange={(upscaleStrength) => change({ upscaleStrength })} />
+      {!isByNetwork(settings, "upscale") && (
+        <NumberField label="Strength" value={settings.upscaleStrength} min={0.01} max={1} step={0.01} onChange={(upscaleStrength) => change({ upscaleStrength })} />
+      )}
     </>
   );
 }

@@ -13,7 +13,7 @@ import { SourcePicker } from "../components/SourcePicker.tsx";
 import { Welcome } from "../components/Welcome.tsx";
 import { Mask } from "../mask.ts";
 import { toBase64 } from "../picture.ts";
-import { randomSeed, requestOf, type Task } from "../settings.ts";
+import { isByNetwork, randomSeed, requestOf, type Task } from "../settings.ts";
 import { useEntries, usePictures, useStudio } from "../studio.ts";
 import { useWorkingPicture } from "../useWorkingPicture.ts";
 
@@ -37,7 +37,7 @@ export function CreatePage({ task }: { task: Task }) {
   }, [begins, select]);
 
   const lacks =
-    settings.prompt.trim() === ""
+    settings.prompt.trim() === "" && !isByNetwork(settings, task)
       ? "a prompt"
       : begins && !working
         ? "a picture"
