@@ -13,9 +13,17 @@ FIRST_CONVOLUTION = f"{UNET}input_blocks.0.0.weight"
 REFINER_OPEN_CLIP = "conditioner.embedders.0.model."
 LORA_ENDS = (
     *(".lora_down.weight", ".lora.down.weight", "lora_A.weight", "lora_A.default.weight"),
-    *("_lora.down.weight", ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks"),
+    *(
+        "_lora.down.weight",
+        "_lora1.down.weight",
+        "_lora2.down.weight",
+        ".hada_w1_a",
+        ".lokr_w1",
+        ".lokr_w1_a",
+        ".oft_blocks",
+    ),
 )
-"""What one factor of a pair is called: by kohya, diffusers and peft, and by the methods of LyCORIS."""
+"""What one factor of a pair is called: by kohya, diffusers, peft and XLabs, and by the methods of LyCORIS."""
 
 
 class FileKind(StrEnum):

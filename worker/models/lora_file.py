@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from worker.models.safetensors_header import Header, Tensor
 
-DOWN = re.compile(r"(lora_down|lora_A|lora_A\.default|lora\.down|lora_linear_layer\.down)\.weight$")
+DOWN = re.compile(r"(lora_down|lora_A|lora_A\.default|lora[12]?\.down|lora_linear_layer\.down)\.weight$")
 """The factor whose second side is what the changed layer takes in; its first is the rank."""
 RANKED_FIRST = re.compile(r"\.(hada_w[12]_b|lokr_w[12]_b)$")
+XLABS = re.compile(r"(double|single)_blocks\.\d+\.processor\.")
 TEXT_KEY = re.compile(r"attn2[._]to_k[._]|attn2[._]processor[._]to_k_lora")
 TEXT_WIDTHS = {768: "sd", 1024: "sd", 2048: "sdxl"}
 """Of the hidden states that a UNet's second attention reads."""
@@ -66,6 +67,8 @@ def _layout(header: Header) -> str:
         return "LyCORIS"
     if any(name.startswith("lora_") for name in header.tensors):
         return "kohya"
+    if any(XLABS.search(name) for name in header.tensors):
+        return "XLabs"
     return "diffusers"
 
 

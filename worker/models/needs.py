@@ -10,6 +10,8 @@ from worker.models.casting import is_cast
 from worker.models.safetensors_header import Tensor
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
+OVERFLOWS = ".DenseReluDense.wo.weight"
+"""A layer of T5 that transformers keeps in fp32 where all else is in float16."""
 SAFETY_CHECKER = "safety checker"
 """A part that is not the model's own, in fp32 whatever that computes in."""
 DECODER_CHANNELS = 256
@@ -24,6 +26,8 @@ def part_bytes(
     """What each part's weights take once loaded in `dtype`, those that are cast in `weights_dtype` if there is one."""
 
     def kept_in(part: str, tensor: str) -> str:
+        if dtype == "float16" and tensor.endswith(OVERFLOWS):
+            return "float32"
         return weights_dtype if weights_dtype is not None and is_cast(part, tensor) else dtype
 
     return {
