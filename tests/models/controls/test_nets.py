@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import weakref
 from pathlib import Path
@@ -78,7 +77,6 @@ def test_one_in_use_stays_whatever_the_bound(folder: Path, tiny: Path) -> None:
     net = weakref.ref(nets._loaded["a"])
     del nets._loaded["c"]
     nets.hold("c")
-    gc.collect()
     assert (in_memory(nets), net()) == (["b", "c"], None)
     assert second is nets.hold("b")
 
