@@ -38,6 +38,7 @@ TOPICS = (
     "Hostile input",
     "Every order",
     "Soak",
+    "Memory",
 )
 
 
