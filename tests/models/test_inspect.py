@@ -12,6 +12,7 @@ import pytest
 
 from tests.models.files import write_zeros
 from tests.models.published import write_published
+from tests.models.upscalers.files import compact
 from worker.models.inspect import main
 
 ATTENTION = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -166,6 +167,9 @@ def test_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert said(capsys, file)["kind"] == "VAE"
     file = write_zeros(file, {"joint_blocks.0.x_block.mlp.fc1.weight": (2, 2)})
     assert said(capsys, file)["kind"] == "SD 3 in one file"
+    file = write_zeros(file, {name: tuple(tensor.shape) for name, tensor in compact(scale=2).items()})
+    told = said(capsys, file)
+    assert (told["kind"], told["network"], told["scale"]) == ("upscaler", "Real-ESRGAN, compact", 2)
 
 
 @pytest.mark.parametrize(

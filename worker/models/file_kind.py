@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 
+from worker.errors import ModelUnusable
 from worker.models.safetensors_header import Header
+from worker.models.upscalers import kinds
 
 UNET = "model.diffusion_model."
 """What the names of the denoiser's tensors begin with, in files of the original layout."""
@@ -40,6 +42,7 @@ class FileKind(StrEnum):
     TRANSFORMER = "transformer"
     VAE = "VAE"
     TEXT_ENCODER = "text encoder"
+    UPSCALER = "upscaler"
     UNKNOWN = "unknown"
 
 
@@ -66,6 +69,14 @@ def _is_embedding(header: Header) -> bool:
     )
 
 
+def _is_upscaler(header: Header) -> bool:
+    try:
+        kinds.kind_of(header.shapes)
+    except ModelUnusable:
+        return False
+    return True
+
+
 SIGNS: tuple[tuple[FileKind, Callable[[Header], bool]], ...] = (
     (FileKind.LORA, _ends(*LORA_ENDS)),
     (FileKind.CONTROLNET, _begins("control_model.", "input_hint_block.", "controlnet_cond_embedding.")),
@@ -78,4 +89,5 @@ SIGNS: tuple[tuple[FileKind, Callable[[Header], bool]], ...] = (
     (FileKind.TRANSFORMER, _begins("transformer_blocks.", "single_transformer_blocks.")),
     (FileKind.VAE, _has("encoder.conv_in.weight", "decoder.conv_in.weight")),
     (FileKind.TEXT_ENCODER, _begins("text_model.encoder.", "encoder.layers.", "encoder.block.")),
+    (FileKind.UPSCALER, _is_upscaler),
 )

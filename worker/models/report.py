@@ -18,6 +18,7 @@ from worker.models.lora_file import TEXT_WIDTHS, printable, read_lora
 from worker.models.registry import DEFAULTS_FILE, default_sampler, family_of, open_source, sizes
 from worker.models.safetensors_header import Header, Tensor, read_header
 from worker.models.single_file import SingleFile
+from worker.models.upscalers import kinds
 
 MODELSPEC = ("title", "author", "architecture", "prediction_type", "resolution", "license")
 """What is shown of a file's metadata, of the standard's keys."""
@@ -112,6 +113,9 @@ def _adapter(kind: FileKind, header: Header) -> dict[str, Any]:
         told["family"] = _controlnet_family(header)
     elif kind is FileKind.EMBEDDING:
         told["vectors"] = max(one.shape[0] if len(one.shape) > 1 else 1 for one in header.tensors.values())
+    elif kind is FileKind.UPSCALER:
+        network = kinds.kind_of(header.shapes)
+        told |= {"network": network.name, "scale": network.scale}
     elif kind is FileKind.UNKNOWN:
         raise ModelUnusable("a safetensors file, but of nothing that is known here")
     return told

@@ -78,6 +78,11 @@ class Header:
     metadata: dict[str, str]
     size_bytes: int
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all tensors, by their names."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
     def under(self, *prefixes: str) -> dict[str, Tensor]:
         """The tensors whose names begin so."""
         return {name: tensor for name, tensor in self.tensors.items() if name.startswith(prefixes)}

@@ -85,7 +85,7 @@ def _entries(folder: Path) -> Iterator[Entry]:
         try:
             header = read_header(path, "it")
             refuse_types(header.tensors.items(), "the file")
-            kind = kind_of({name: tensor.shape for name, tensor in header.tensors.items()})
+            kind = kind_of(header.shapes)
             if path.stem == LATENT:
                 raise ModelUnusable("its name is that of the loaded model's own upscaler")
         except ModelUnusable as reason:

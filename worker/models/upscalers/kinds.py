@@ -44,6 +44,7 @@ class DenseBlocks:
     doublings: int
     folded: int
 
+    name = "ESRGAN"
     margin = 24
     """Its blocks see further, and there hardly anything."""
 
@@ -74,6 +75,7 @@ class Compact:
     convolutions: int
     scale: int
 
+    name = "Real-ESRGAN, compact"
     folded = 1
 
     @property
