@@ -24,6 +24,8 @@ from PIL import Image
 from tests.conftest import eventually
 from tests.real import Worker, start, stop
 from tests.serving import events_of
+from worker.api.document import SAMPLE
+from worker.api.request import JobRequest
 from worker.cli import exits
 from worker.cli.arguments import parser
 from worker.settings import Settings, read_settings
@@ -108,6 +110,35 @@ def test_the_api_by_example(worker: Worker, tmp_path: Path) -> None:
         assert painted.crop(left).tobytes() == before.crop(left).tobytes()
     with Image.open(tmp_path / "ring.png") as ring:
         assert ring.size == (128, 128)
+
+
+def test_upscaling(worker: Worker, tmp_path: Path) -> None:
+    ((language, text),) = blocks("upscaling.md")
+    run(language, text, worker, tmp_path)
+    with Image.open(tmp_path / "large.png") as large:
+        assert large.size == (256, 256)
+    red, green, blue = pixel(tmp_path / "large.png", 128, 128)
+    assert red > 150 > max(green, blue), "a red circle in the middle"
+
+
+def test_the_readmes_first_job(worker: Worker, tmp_path: Path) -> None:
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    post, follow = (text for _, text in BLOCK.findall(readme) if ADDRESS in text)
+    (shown,) = set(re.findall(r"job_[0-9a-f]{24}", follow))
+    job = json.loads(run("sh", post, worker, tmp_path))
+    told = run("sh", follow.replace(shown, job["job_id"]), worker, tmp_path)
+    names = re.findall(r"^event: (\w+)$", told, re.MULTILINE)
+    assert set(re.findall(r"^event: (\w+)$", readme, re.MULTILINE)) <= set(names)
+    assert names[-1] == "completed"
+
+
+@pytest.mark.parametrize("page", ["controlnet.md", "lora.md", "upscaling.md"])
+def test_the_bodies_that_are_shown_are_jobs(page: str) -> None:
+    bodies = re.findall(r"^```json\n(\{.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    jobs = [body for body in bodies if '"prompt"' in body]
+    assert jobs
+    for body in jobs:
+        JobRequest.model_validate_json(re.sub(r'"[^"]*…"', json.dumps(SAMPLE), body))
 
 
 def test_the_python_client(worker: Worker, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.ui.conftest import PATIENCE_MS
 from tests.ui.line import Line
@@ -55,6 +55,28 @@ def test_a_reload_loses_no_running_job(page: Page, worker_url: str) -> None:
     page.reload()
     page.locator("img.finished").wait_for()  # now out of the gallery
     expect(page.locator(".job-card")).to_have_count(0)
+
+
+def test_a_reload_before_the_post_is_answered_loses_and_doubles_no_job(page: Page, worker_url: str) -> None:
+    before = len(jobs(worker_url))
+    posted: list[str | None] = []
+
+    def swallow(route: Route) -> None:
+        """The worker gets it, and the page hears nothing."""
+        route.fetch()
+        posted.append(route.request.headers.get("idempotency-key"))
+
+    page.route("**/v1/jobs", swallow)
+    fill(page, CIRCLE, steps=40)
+    generate(page)
+    while not posted:
+        page.wait_for_timeout(20)
+    assert len(jobs(worker_url)) == before + 1
+    page.unroute("**/v1/jobs", swallow)
+    page.reload()
+    assert share(pixels(page.locator("img.finished")), RED) > 0.05
+    assert len(jobs(worker_url)) == before + 1
+    assert page.locator(".job-card").count() <= 1
 
 
 def test_a_network_that_goes_and_comes_loses_no_running_job(browser: Browser, line: Line) -> None:

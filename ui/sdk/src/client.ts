@@ -147,7 +147,7 @@ function withSignal(signal: AbortSignal | undefined): RequestInit {
   return signal ? { signal } : {};
 }
 
-/** `crypto.randomUUID` is missing on pages that came by plain http from another machine. */
-function randomKey(): string {
+/** An Idempotency-Key. `crypto.randomUUID` is missing on pages that came by plain http from another machine. */
+export function randomKey(): string {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

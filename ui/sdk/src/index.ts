@@ -1,6 +1,6 @@
 /** Client of sd-worker: `new Client({ baseUrl, token })`, then `generate`, or `submit` and `follow`. */
 
-export { Client, type ClientOptions, type GenerateOptions, type SubmitOptions } from "./client.ts";
+export { Client, randomKey, type ClientOptions, type GenerateOptions, type SubmitOptions } from "./client.ts";
 export * from "./events.ts";
 export type { FollowOptions } from "./follow.ts";
 export type { Adapter, Info, Limits, Readiness } from "./info.ts";

@@ -1,8 +1,8 @@
 /** The jobs of this browser, several at once. They outlive the page: their ids are kept until their pictures are. */
 
-import { JobWatch, unknownJob, type Client, type JobRequest, type JobState } from "@sd-worker/sdk";
+import { JobWatch, randomKey, unknownJob, type Client, type JobRequest, type JobState } from "@sd-worker/sdk";
 
-import { get, put, remove } from "./database.ts";
+import { all, get, put, remove } from "./database.ts";
 import type { Gallery } from "./gallery.ts";
 import { thumbnailOf } from "./picture.ts";
 import type { Drawn } from "./settings.ts";
@@ -24,12 +24,21 @@ interface Kept {
   resumeFrom: number;
 }
 
+/** A post that was not answered yet: sent again by whoever finds it, with its key, it is the same job. */
+interface Post {
+  key: string;
+  request: JobRequest;
+  drawn: Drawn;
+  source: Blob | null;
+}
+
 const NAME = "sd-worker.running";
 const FETCH_RETRY_MS = 2000;
 
 export class Board extends Store<Entry[]> {
   readonly #client: Client;
   readonly #gallery: Gallery;
+  readonly #posting = new Set<string>();
 
   constructor(client: Client, gallery: Gallery) {
     super([]);
@@ -45,15 +54,36 @@ export class Board extends Store<Entry[]> {
       const state = { ...unknownJob(kept.id), steps: kept.drawn.steps, resumeFrom: kept.resumeFrom };
       this.#follow(kept.id, kept.drawn, kept.createdAt, new JobWatch(this.#client, state));
     }
+    void this.#sendAgain();
   }
 
   /** Posts a job. Throws WorkerError. */
   async submit(request: JobRequest, drawn: Drawn, source: Blob | null): Promise<string> {
-    const job = await this.#client.submit(request, { patienceMs: 3000 });
-    keep({ id: job.job_id, drawn, createdAt: job.created_at, resumeFrom: 0 });
-    if (source) await put("sources", { jobId: job.job_id, blob: source });
-    this.#follow(job.job_id, drawn, job.created_at, new JobWatch(this.#client, job));
-    return job.job_id;
+    const post: Post = { key: randomKey(), request, drawn, source };
+    await put("posts", post);
+    return this.#send(post);
+  }
+
+  async #send({ key, request, drawn, source }: Post): Promise<string> {
+    this.#posting.add(key);
+    try {
+      const job = await this.#client.submit(request, { patienceMs: 3000, idempotencyKey: key });
+      if (this.find(job.job_id)) return job.job_id; // it had been answered
+      keep({ id: job.job_id, drawn, createdAt: job.created_at, resumeFrom: 0 });
+      if (source) await put("sources", { jobId: job.job_id, blob: source });
+      this.#follow(job.job_id, drawn, job.created_at, new JobWatch(this.#client, job));
+      return job.job_id;
+    } finally {
+      this.#posting.delete(key);
+      await remove("posts", key);
+    }
+  }
+
+  /** Posts that the page was left in the middle of. */
+  async #sendAgain(): Promise<void> {
+    for (const post of await all<Post>("posts")) {
+      if (!this.#posting.has(post.key)) await this.#send(post).catch(() => undefined);
+    }
   }
 
   find(id: string): Entry | undefined {

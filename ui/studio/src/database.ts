@@ -1,9 +1,11 @@
-/** IndexedDB by promises: two stores, `pictures` and `sources`. */
+/** IndexedDB by promises: `pictures`, the `sources` that running jobs began with, and `posts` without an answer. */
 
 const NAME = "sd-worker";
-const VERSION = 1;
+const VERSION = 2;
 
-export type StoreName = "pictures" | "sources";
+export type StoreName = keyof typeof KEYS;
+
+const KEYS = { pictures: "id", sources: "jobId", posts: "key" } as const;
 
 let opened: Promise<IDBDatabase> | null = null;
 
@@ -11,8 +13,9 @@ function open(): Promise<IDBDatabase> {
   opened ??= new Promise((resolve, reject) => {
     const request = indexedDB.open(NAME, VERSION);
     request.onupgradeneeded = () => {
-      request.result.createObjectStore("pictures", { keyPath: "id" });
-      request.result.createObjectStore("sources", { keyPath: "jobId" });
+      for (const [name, keyPath] of Object.entries(KEYS)) {
+        if (!request.result.objectStoreNames.contains(name)) request.result.createObjectStore(name, { keyPath });
+      }
     };
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
