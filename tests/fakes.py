@@ -122,6 +122,9 @@ class Instant:
     def time_call(self, rows: int) -> tuple[float, int | None]:
         raise AssertionError("nothing is measured where the rows are given")
 
+    def prepare(self) -> bool:
+        return False
+
     def preview(self, drawing: Sketch) -> Pixels:
         return paint(drawing.seed, drawing.width // 8, drawing.height // 8)
 

@@ -25,6 +25,7 @@ SET: dict[str, tuple[str, Any]] = {
     "dtype": ("bfloat16", "bfloat16"),
     "weights_dtype": ("float8_e4m3fn", "float8_e4m3fn"),
     "offload": ("model", "model"),
+    "compile": ("default", "default"),
     "device_index": ("3", 3),
     "orchestrator_url": ("https://orchestrator:9000/team", HttpUrl("https://orchestrator:9000/team")),
     "advertise_url": ("http://gpu-7:8600", HttpUrl("http://gpu-7:8600")),

@@ -123,12 +123,23 @@ async def _run(settings: Settings, provided: Provided, listener: socket.socket) 
         return model
 
     def make_runner() -> Runner[Any]:
+        from worker.engine.compiling import Compiling, TorchCompiler
         from worker.engine.denoiser import Denoiser  # torch comes in with this, when the port is open
 
         fixed_rows = rows.usual if settings.numerics == "exact" else None
+        compiling = None
+        if provided.compile_mode is not None:
+            compiling = Compiling(
+                TorchCompiler(provided.compile_mode),
+                on_compiled=metrics.call_compiled,
+                on_failed=metrics.call_not_compiled,
+                on_call=metrics.called,
+                on_padding=metrics.padded,
+            )
         denoiser = Denoiser(
             load,
             fixed_rows=fixed_rows,
+            compiling=compiling,
             on_prompt=metrics.prompt_looked_up,
             on_padding=metrics.padded,
             on_adapters=metrics.adapters_held,
@@ -213,6 +224,7 @@ async def _run(settings: Settings, provided: Provided, listener: socket.socket) 
     engine.start()
     beside = [asyncio.create_task(heartbeat.run()), asyncio.create_task(service.keep_house())]
     told = f"loading; {checkpoint.source.told}" if checkpoint.source.told else "loading"
+    told += f"; compiles: {provided.compile_mode}" if provided.compile_mode else ""
     print(
         f"sd-worker-{device.backend} {__version__}: {checkpoint.facts.id} on {device.name}, {url} ({told})",
         file=sys.stderr,

@@ -10,13 +10,19 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 
-def cache_file() -> Path | None:
-    """`sd-worker/rows.json` where the user's caches are (XDG Base Directory); None without a home."""
+def cache_dir() -> Path | None:
+    """`sd-worker` where the user's caches are (XDG Base Directory); None without a home."""
     try:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:
         return None
-    return Path(caches) / "sd-worker" / "rows.json"
+    return Path(caches) / "sd-worker"
+
+
+def cache_file() -> Path | None:
+    """`rows.json` in there."""
+    folder = cache_dir()
+    return None if folder is None else folder / "rows.json"
 
 
 class MeasuredRows:

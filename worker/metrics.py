@@ -48,6 +48,14 @@ class Metrics:
         self.padding = Counter(
             "sdw_padding_rows", "Rows computed for nobody, as exact numerics needs them", registry=registry
         )
+        self.calls = Counter(
+            "sdw_model_calls", "Calls of a worker that compiles, by whether they were", ["mode"], registry=registry
+        )
+        self.compiled = Counter("sdw_compiled_calls", "Calls, by shape and rows, compiled so far", registry=registry)
+        self.not_compiled = Counter(
+            "sdw_compile_failures", "Calls that cannot be compiled and stay eager", registry=registry
+        )
+        self.compile_time = Counter("sdw_compile_seconds", "What compiling took", registry=registry)
         self.text = Histogram(
             "sdw_encode_text_seconds", "Encoding one job's prompts", buckets=STEP_BUCKETS_S, registry=registry
         )
@@ -90,6 +98,19 @@ class Metrics:
     def padded(self, rows: int) -> None:
         """So many rows of a model call were padding."""
         self.padding.inc(rows)
+
+    def called(self, compiled: bool) -> None:
+        """One model call of a worker that compiles."""
+        self.calls.labels("compiled" if compiled else "eager").inc()
+
+    def call_compiled(self, seconds: float) -> None:
+        """One more kind of call is compiled, which took so long."""
+        self.compiled.inc()
+        self.compile_time.inc(seconds)
+
+    def call_not_compiled(self) -> None:
+        """One cannot be compiled."""
+        self.not_compiled.inc()
 
     def adapters_held(self, count: int, size_bytes: int) -> None:
         """So many LoRA adapters are in memory now."""

@@ -18,11 +18,11 @@ from worker.engine.encoding_pool import Sign
 from worker.engine.rows import UNMEASURED_ROWS, RowLimit
 from worker.errors import ConfigurationError
 from worker.jobs.journal import Journal, NoJournal
-from worker.measured import MeasuredRows, cache_file
+from worker.measured import MeasuredRows, cache_dir, cache_file
 from worker.models.casting import weights_dtype_on
 from worker.models.checkpoint import Checkpoint
 from worker.models.needs import SAFETY_CHECKER
-from worker.models.offload import offload_on
+from worker.models.offload import OnDevice, offload_on
 from worker.models.registry import identify
 from worker.models.safety_folder import SafetyFolder
 from worker.models.schedulers import SCHEDULERS
@@ -45,6 +45,7 @@ class Provided:
     safety: SafetyFolder | None
     sign: Sign | None
     tracing: Tracing | None
+    compile_mode: str | None
     journal: Journal
 
 
@@ -53,9 +54,30 @@ def everything(settings: Settings, device: Device) -> Provided:
     guarded = tokens(settings)
     checker = safety(settings)
     served = checkpoint(settings, device, checker)
+    mode = compile_mode(settings, device, served)
     signer = sign(settings)
     tracing = Tracing.from_environment(settings.worker_id) if wanted() else None
-    return Provided(device, served, guarded, checker, signer, tracing, journal(settings, served))
+    return Provided(device, served, guarded, checker, signer, tracing, mode, journal(settings, served))
+
+
+def compile_mode(settings: Settings, device: Device, checkpoint: Checkpoint) -> str | None:
+    """What `--compile` asks for, with the folder where inductor keeps its work; None for none.
+
+    Raises ConfigurationError where it cannot be had.
+    """
+    if settings.compile == "none":
+        return None
+    if settings.numerics == "exact":
+        raise ConfigurationError("--compile: with --numerics exact the bytes would depend on what is compiled by then")
+    if device.backend == "mps":
+        raise ConfigurationError("--compile: it is not offered on mps")
+    if not isinstance(checkpoint.placement, OnDevice):
+        raise ConfigurationError("--compile: parts that are moved (--offload) are not compiled; try --offload none")
+    if checkpoint.facts.weights_dtype is not None:
+        raise ConfigurationError("--compile: layers that are cast around each call (--weights-dtype) are not compiled")
+    if (folder := cache_dir()) is not None:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    return settings.compile
 
 
 def checkpoint(settings: Settings, device: Device, checker: SafetyFolder | None = None) -> Checkpoint:

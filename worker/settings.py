@@ -60,6 +60,11 @@ class Settings(BaseSettings):
         description="model: text encoders, denoiser and VAE lie on the CPU and are moved to the device one at a time, "
         "when they are called; auto: where not all of them fit",
     )
+    compile: Literal["none", "default", "reduce-overhead"] = Field(
+        "none",
+        description="compile the calls made most often, while the worker is idle, in this mode of torch.compile; "
+        "reduce-overhead also replays them as CUDA graphs. Jobs with LoRAs or ControlNets are drawn without",
+    )
     device_index: int = Field(0, ge=0, description="which CUDA device")
     orchestrator_url: HttpUrl | None = Field(
         None, description="where heartbeats go; --callback-url is another name for it"
@@ -117,7 +122,7 @@ class Settings(BaseSettings):
 CLIENTS_OWN = (f"{PREFIX}URL",)
 """What `worker.client` reads: a worker may be started where its clients run, and that is no setting of its own."""
 ENVIRONMENT_ONLY = ("token", "orchestrator_token")
-CHOICES = ("dtype", "weights_dtype", "log_level", "log_format", "numerics", "offload", "on_unsafe")
+CHOICES = ("compile", "dtype", "weights_dtype", "log_level", "log_format", "numerics", "offload", "on_unsafe")
 ORIGIN = re.compile(r"\*|https?://[^/\s,@?#]+")
 """RFC 6454, 6.2: scheme, host and port, without a path; or any at all."""
 OTHER_NAMES = {"orchestrator_url": "callback_url", "model_configuration": "model_config"}

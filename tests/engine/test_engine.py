@@ -10,6 +10,7 @@ from tests.conftest import eventually
 from tests.engine.fakes import HoldsEncoders, TakesItsTime, TakesItsTimeByRows
 from tests.engine.rig import Rig
 from tests.fakes import PREVIEW, Instant, LoadsWhenTold, NeverEnds, StepByStep
+from worker.engine import core
 from worker.engine.rows import RowLimit
 from worker.errors import OutOfMemory as OutOfMemoryError
 from worker.jobs.engine import EngineState, Snapshot
@@ -448,3 +449,26 @@ def test_an_idle_engine_stays_healthy(start: Start) -> None:
     rig = start(Instant())
     assert rig.ready.wait(10)
     assert rig.engine.snapshot() == Snapshot(EngineState.READY, True, 1.0, (), (), None)
+
+
+# Preparing
+
+
+def test_later_calls_are_prepared_only_when_nothing_was_drawn_for_a_while(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Prepares(Instant):
+        prepared = 0
+
+        def prepare(self) -> bool:
+            self.prepared += 1
+            return self.prepared < 3
+
+    rig = start(runner := Prepares())
+    rig.post()
+    rig.wait_ended()
+    assert runner.prepared == 0
+    monkeypatch.setattr(core, "PREPARE_AFTER_S", 0.0)
+    eventually(lambda: runner.prepared >= 3)
+    rig.post()
+    rig.wait_ended()

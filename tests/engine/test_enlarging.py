@@ -148,4 +148,5 @@ def test_each_drawing_goes_to_the_runner_that_opened_it() -> None:
         call(["theirs"])
     both.load(None)
     both.time_call(2)
-    assert denoiser.asked == ["open", "open", "step", "preview", "finish", "load", "time_call"]
+    both.prepare()
+    assert denoiser.asked == ["open", "open", "step", "preview", "finish", "load", "time_call", "prepare"]

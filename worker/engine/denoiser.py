@@ -17,9 +17,11 @@ import torch
 from worker.engine import preview, sampling
 from worker.engine.beginning import Kept, Source
 from worker.engine.cache import Cache
+from worker.engine.compiling import Compiling
 from worker.engine.control import Controls, open_controls, said_of, stacked
 from worker.engine.device_errors import mapped_errors
 from worker.engine.device_memory import DeviceMemory
+from worker.engine.model_call import ModelCall
 from worker.engine.runner import Drawing, Pixels
 from worker.engine.sampling.plan import X0, Plan, X, advance, stack_tables
 from worker.engine.sampling.read_off import read_off
@@ -55,6 +57,9 @@ class LatentDrawing(Drawing):
     adapters: AdapterSet
     kept: Kept | None = None
     controls: Controls = ()
+    kind: Hashable
+    compiled: bool
+    """Whether compiled calls draw it; from its first step to its last."""
 
     @property
     def latent(self) -> torch.Tensor:
@@ -75,6 +80,7 @@ class Denoiser:
     `on_prompt` hears of every prompt whether its encoding was kept from an earlier job, `on_padding` how many rows of
     a call were padding, `on_adapters` how many LoRA adapters are in memory, and their bytes, `on_prompts_kept` how many
     bytes the kept encodings take. `before_timing` is called before a call is timed, so that what it needs is there.
+    With `compiling` calls are compiled while there is nothing to draw.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class Denoiser:
         load_model: Callable[[Callable[[float], None]], Model],
         *,
         fixed_rows: int | None = None,
+        compiling: Compiling | None = None,
         on_prompt: Callable[[bool], None] = lambda hit: None,
         on_padding: Callable[[int], None] = lambda rows: None,
         on_adapters: Callable[[int, int], None] = lambda count, size_bytes: None,
@@ -90,6 +97,7 @@ class Denoiser:
     ) -> None:
         self._load_model = load_model
         self._fixed_rows = fixed_rows
+        self._compiling = compiling
         self._on_prompt = on_prompt
         self._on_padding = on_padding
         self._on_adapters = on_adapters
@@ -109,6 +117,7 @@ class Denoiser:
         # Some take a quarter of a second to make; a plan is read off a copy.
         self._schedulers = Cache(self._model.scheduler)
         self._colour_map = preview.fit(self._model)
+        self._call = ModelCall(self._model, self._fixed_rows, self._compiling, self._on_padding)
         self._memory = DeviceMemory(self._model.device, self._decode_nothing)
         report(1.0)
 
@@ -151,11 +160,14 @@ class Denoiser:
                 own = frame if begun.masked is None else frame | {"masked": begun.masked.to(model.device)}
                 state = torch.zeros((plan.slots, *shape))
                 state[X] = begun.latent
+                kind = _key(shape, own, prompt, negative, controls)
+                compiled = self._call.begins_compiled(kind, adapters, controls)
                 drawings.append(
                     LatentDrawing(
                         key=(
-                            _key(shape, own, prompt, negative, controls),
+                            kind,
                             adapters.loras if self._fixed_rows else None,
+                            compiled,
                         ),
                         rows=2 if guided else 1,
                         pixels=width * height,
@@ -175,6 +187,8 @@ class Denoiser:
                         adapters=adapters,
                         kept=begun.kept and begun.kept.to(model.device),
                         controls=controls,
+                        kind=kind,
+                        compiled=compiled,
                     )
                 )
             return drawings
@@ -221,7 +235,10 @@ class Denoiser:
                 rows = torch.cat([rows, rows[guided]])
                 timesteps = torch.cat([timesteps, timesteps[guided]])
             adapters = [one.adapters for one in (*batch, *(batch[k] for k in guided))]
-            output = self._predict(rows, timesteps, tensors, adapters)
+            plain = not batch[0].controls and not any(one.adapters.loras for one in batch)
+            output = self._call.predict(
+                rows, timesteps, tensors, adapters, kind=batch[0].kind, compiled=batch[0].compiled, plain=plain
+            )
 
             prediction = output[: len(batch)]
             if guided:
@@ -242,26 +259,11 @@ class Denoiser:
                 drawing.step = int(drawing.plan.steps_done[drawing.call])
                 drawing.call += 1
 
-    def _predict(
-        self,
-        rows: torch.Tensor,
-        timesteps: torch.Tensor,
-        tensors: dict[str, torch.Tensor],
-        adapters: Sequence[AdapterSet],
-    ) -> torch.Tensor:
-        """The model's output for every row, in fp32.  # [rows, C, h, w]"""
-        padding = 0 if self._fixed_rows is None else self._fixed_rows - len(rows)
-        if padding <= 0:
-            with self._model.adapters.active(adapters):
-                return self._model.predict(rows, timesteps, tensors).float()
-
-        def padded(tensor: torch.Tensor) -> torch.Tensor:
-            return torch.cat([tensor, tensor[:1].expand(padding, *tensor.shape[1:])])
-
-        self._on_padding(padding)
-        conditioning = {name: padded(tensor) for name, tensor in tensors.items()}
-        with self._model.adapters.active([*adapters, *[adapters[0]] * padding]):
-            return self._model.predict(padded(rows), padded(timesteps), conditioning)[: len(rows)].float()
+    @torch.inference_mode()
+    def prepare(self) -> bool:
+        """Compile a call for the batches to come."""
+        with mapped_errors():
+            return self._call.compile_next(self._memory.free_bytes)
 
     @torch.inference_mode()
     def time_call(self, rows: int) -> tuple[float, int | None]:

@@ -25,6 +25,14 @@ class DeviceMemory:
             self._reserved_bytes = self._needed_bytes(self._reserve) or 0
         return int((room - self._reserved_bytes) * rows // max(1, needed))
 
+    def free_bytes(self) -> int | None:
+        """Free on the device when torch holds nothing back; None where memory is not measured."""
+        if self._device.type != "cuda":
+            return None
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()  # not the pools of captured graphs, which stay theirs
+        return torch.cuda.mem_get_info(self._device)[0]
+
     def _needed_bytes(self, call: Callable[[], object]) -> int | None:
         """At its peak, beyond what was there before."""
         if self._device.type != "cuda":

@@ -109,7 +109,7 @@ class WithUpscalers:
     def __init__(self, denoiser: Runner[Any], enlarger: Enlarger) -> None:
         self._denoiser = denoiser
         self._enlarger = enlarger
-        self.load, self.time_call = denoiser.load, denoiser.time_call
+        self.load, self.time_call, self.prepare = denoiser.load, denoiser.time_call, denoiser.prepare
 
     def open(self, params: JobParams) -> list[Any]:
         """As `Runner` has it."""

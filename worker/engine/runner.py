@@ -82,6 +82,9 @@ class Runner(Protocol[D]):
         """The seconds that a model call over so many rows of the model's own size took, and how many rows memory would
         hold, None where that is not known. May lack memory."""
 
+    def prepare(self) -> bool:
+        """Make later calls faster, while there is nothing to draw, in one piece of work; False if none is left."""
+
     def preview(self, drawing: D) -> Pixels:
         """What the picture looks like so far, at any resolution up to its own."""
 

@@ -1,0 +1,49 @@
+"""What is compiled, and what a worker that should compile refuses at its start."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared_worker.device import Device
+from worker import provide
+from worker.errors import ConfigurationError
+from worker.models.registry import identify
+from worker.settings import read_settings
+
+CPU, MPS = Device("cpu", "cpu", "a processor"), Device("mps", "mps", "a GPU")
+CHECKPOINT = identify("builtin", dtype="float32", samplers=("euler",))
+
+
+def mode(*flags: str, device: Device = CPU, checkpoint: Any = CHECKPOINT) -> str | None:
+    return provide.compile_mode(read_settings(device.backend, list(flags)), device, checkpoint)
+
+
+def test_nothing_is_compiled_unless_asked() -> None:
+    assert mode() is None
+
+
+def test_what_is_compiled_is_kept_beside_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    assert mode("--compile", "default") == "default"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "sd-worker" / "inductor")
+
+
+@pytest.mark.parametrize(
+    ("flags", "device", "checkpoint", "told"),
+    [
+        (("--numerics", "exact"), CPU, CHECKPOINT, "with --numerics exact the bytes would depend"),
+        ((), MPS, CHECKPOINT, "it is not offered on mps"),
+        ((), CPU, replace(CHECKPOINT, placement=object()), "--offload"),
+        ((), CPU, replace(CHECKPOINT, facts=replace(CHECKPOINT.facts, weights_dtype="x")), "--weights-dtype"),
+    ],
+)
+def test_what_is_refused(flags: tuple[str, ...], device: Device, checkpoint: Any, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^--compile: .*{told}"):
+        mode("--compile", "reduce-overhead", *flags, device=device, checkpoint=checkpoint)
