@@ -14,12 +14,15 @@ SHARE = 0.03
 """So much of the device's time may go into calls for newcomers alone; each costs what a call does whatever its rows."""
 SAVED = 6.0
 """So many of them in a row, where none was needed for a while."""
-EARLY, LATE = 1.65, 2.5
+EARLY, LATE = 1.75, 2.5
 """A client should see its first step within twice the time of a call, counted from its post. Who would see it earlier
 than the first needs no help (between that and two lie the network and calls that take longer than most); who would see
 it later than the second waited for a place, not for a call, and no call makes that good."""
 WORTH = 0.6
 """A call for newcomers alone takes at most so much of everybody's."""
+TRIES = 3
+"""So many are made although small calls do not seem to be quicker: a worker that was full from its start on does not
+know, and learns it by them."""
 
 
 class Welcome:
@@ -28,6 +31,7 @@ class Welcome:
     def __init__(self, share: float = SHARE) -> None:
         self._share = share
         self._saved_s = 0.0
+        self._tries = TRIES
 
     def chosen(self, batch: list[D], newcomers: Sequence[D], pace: Pace | None, now: float) -> list[D]:
         """`newcomers` if one of them, taken up at its `since`, should not wait for all of `batch`; else `batch`.
@@ -46,8 +50,12 @@ class Welcome:
         if not newcomers or len(newcomers) == len(batch) or not 0 < pace.base_s <= self._saved_s:
             return False
         step_s = pace.step_s(rows_of(batch))
-        late = any(EARLY * step_s < now - one.since + step_s < LATE * step_s for one in newcomers)
-        return late and pace.step_s(rows_of(newcomers)) <= WORTH * step_s
+        if not any(EARLY * step_s < now - one.since + step_s < LATE * step_s for one in newcomers):
+            return False
+        if pace.step_s(rows_of(newcomers)) <= WORTH * step_s:
+            return True
+        self._tries -= 1
+        return self._tries >= 0
 
 
 def rows_of(drawings: Sequence[Drawing]) -> int:
