@@ -46,7 +46,9 @@ class Metrics:
         self.rows = Histogram("sdw_step_rows", "Rows in one model call", buckets=ROWS_BUCKETS, registry=registry)
         self.row_limit = Gauge("sdw_row_limit", "Rows that one model call may have", registry=registry)
         self.padding = Counter(
-            "sdw_padding_rows", "Rows computed for nobody, as exact numerics needs them", registry=registry
+            "sdw_padding_rows",
+            "Rows computed for nobody, as exact numerics and compiled calls need them",
+            registry=registry,
         )
         self.calls = Counter(
             "sdw_model_calls", "Calls of a worker that compiles, by whether they were", ["mode"], registry=registry
