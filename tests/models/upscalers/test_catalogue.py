@@ -147,7 +147,9 @@ def test_a_file_that_changed_or_went_since(tmp_path: Path) -> None:
         found.load("two", CPU)
 
 
-@pytest.mark.parametrize("weights", [files.compact(1), files.dense(1)], ids=["compact", "dense"])
+@pytest.mark.parametrize(
+    "weights", [files.compact(1), files.dense(1), files.dense(1, folded=2)], ids=["compact", "dense", "folded"]
+)
 def test_what_lies_beyond_the_margin_changes_little_or_nothing(tmp_path: Path, weights: Weights) -> None:
     write(tmp_path / "one.safetensors", weights)
     network = Upscalers.in_folder(tmp_path).load("one", CPU)

@@ -45,8 +45,11 @@ class DenseBlocks:
     folded: int
 
     name = "ESRGAN"
-    margin = 24
-    """Its blocks see further, and there hardly anything."""
+
+    @property
+    def margin(self) -> int:
+        """Its blocks see further, and there hardly anything. Folded, a pixel of theirs is several of the picture's."""
+        return 24 * self.folded
 
     @property
     def scale(self) -> int:
