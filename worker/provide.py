@@ -6,7 +6,7 @@ import functools
 import importlib.metadata
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shared_worker.auth import Tokens, is_loopback
@@ -55,6 +55,8 @@ def everything(settings: Settings, device: Device) -> Provided:
     checker = safety(settings)
     served = checkpoint(settings, device, checker)
     mode = compile_mode(settings, device, served)
+    if mode is not None:
+        served = replace(served, compiled=True)
     signer = sign(settings)
     tracing = Tracing.from_environment(settings.worker_id) if wanted() else None
     return Provided(device, served, guarded, checker, signer, tracing, mode, journal(settings, served))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -230,7 +230,7 @@ def test_the_built_in_models_calls_compile(
     if not pytestconfig.getoption("--long"):
         pytest.skip("takes a minute or two")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    checkpoint = identify("builtin", dtype="float32", samplers=("euler",))
+    checkpoint = replace(identify("builtin", dtype="float32", samplers=("euler",)), compiled=True)
     seen: list[bool] = []
     compiling = Compiling(TorchCompiler("default"), on_call=seen.append)
     denoiser = Denoiser(lambda report: checkpoint.load(find_device("cpu"), report), compiling=compiling)

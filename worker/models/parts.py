@@ -17,14 +17,13 @@ from worker.models.casting import cast_layers
 from worker.models.checkpoint import DTYPES, Checkpoint
 from worker.models.contents import TEXT_ENCODERS
 from worker.models.folder import DiffusersFolder
+from worker.models.packing import lay_out
 from worker.models.single_file import SingleFile
 
 logger = logging.getLogger(__name__)
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-
-CONVOLUTIONS = ("unet", "vae")
 
 
 def load_parts(
@@ -41,8 +40,8 @@ def load_parts(
             loaded[name] = load_tokenizer(checkpoint, name, cls)
             continue
         part = load_part(checkpoint, name, cls)
-        if device.backend == "cpu" and name in CONVOLUTIONS:  # a tenth faster, by oneDNN's kernels
-            part = part.to(memory_format=torch.channels_last)
+        if device.backend == "cpu":
+            lay_out(part, packed=checkpoint.packed)
         cast_layers(name, part, checkpoint.facts.weights_dtype)
         loaded[name] = checkpoint.placement.place(name, part, device.torch_name)
         report(0.05 + 0.95 * count / len(classes))

@@ -19,6 +19,7 @@ from shared_worker.device import Device
 from worker.errors import ModelUnusable
 from worker.models.needs import SAFETY_CHECKER
 from worker.models.offload import Placement
+from worker.models.packing import lay_out
 
 if TYPE_CHECKING:
     from worker.models.safety_folder import SafetyFolder
@@ -56,7 +57,10 @@ class SafetyChecker:
             raise ModelUnusable(f"the safety checker cannot be loaded ({type(error).__name__})") from error
         if missing := told["missing_keys"]:
             raise ModelUnusable(f"the safety checker lacks weights: {min(missing)}")
-        placed = placement.place(SAFETY_CHECKER, checker.eval().requires_grad_(False), device.torch_name)
+        checker = checker.eval().requires_grad_(False)
+        if device.backend == "cpu":
+            lay_out(checker)
+        placed = placement.place(SAFETY_CHECKER, checker, device.torch_name)
         return cls(placed, processor, target)
 
     @torch.inference_mode()

@@ -21,6 +21,7 @@ from worker.models.controls.catalogue import Catalogue, Entry
 from worker.models.folder import DiffusersFolder
 from worker.models.imports import put_off_siblings
 from worker.models.offload import OnDevice, Placement
+from worker.models.packing import lay_out
 from worker.models.parts import DTYPE_NAMES, read_folder_part
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class ControlNets:
         try:
             net = read_net(entry, self._unet, self._dtype).eval().requires_grad_(False)
             if self._device.type == "cpu":
-                net = net.to(memory_format=torch.channels_last)
+                lay_out(net, packed=self._weights_dtype is None)
             cast_layers("controlnet", net, self._weights_dtype)
         except MemoryError:
             raise

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from shared_worker.device import Device
 from worker.errors import InvalidInput
+from worker.models.packing import lay_out
 from worker.models.upscalers.kinds import DenseBlocks, Kind, names_of
 
 SLOPE = 0.2
@@ -125,6 +126,6 @@ def load(path: Path, kind: Kind, device: Device) -> NetworkUpscaler:
         raise InvalidInput("The upscaler's file has changed since the worker started, and cannot be read") from None
     where = torch.device(device.torch_name)
     network = network.eval().to(where)
-    if device.backend == "cpu":  # by oneDNN's kernels
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.backend == "cpu":
+        lay_out(network)
     return NetworkUpscaler(network, kind, where)

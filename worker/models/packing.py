@@ -1,0 +1,120 @@
+"""Weights as the processor's kernels want them, laid out once at load instead of at every call. Imports torch.
+
+torch keeps weights as they were read, and hands them to oneDNN, which lays them out anew in every call: for the deep
+layers of a UNet that takes several times as long as computing with them. Linear layers in fp32 do not even go there but
+to MKL, which computes at half the rate on some processors. The operators are those that torch.compile emits, which does
+the same where it freezes weights.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Any, Self, cast
+
+import torch
+from torch import nn
+
+X86 = ("x86_64", "AMD64")
+SIDE = 32
+"""Of the latents that a convolution's weights are laid out for. Kernels for other sizes take the same layout, but for
+kernels of one pixel, which are linear layers therefore."""
+TOKENS = 1024
+"""What a linear layer's weights are laid out for; all numbers take the same layout."""
+SMALLEST = 1 << 15
+"""Of convolutions with fewer weights: they cost next to nothing to lay out, and some kernels for them differ."""
+
+
+class _Packed:
+    """What packed layers have in common; a change of dtype or device unpacks one, and packs it again if it can."""
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        layer = cast("nn.Linear | nn.Conv2d", self)
+        dtype, device = layer.weight.dtype, layer.weight.device
+        would_be = fn(torch.empty(0, dtype=dtype, device=device))
+        if would_be.dtype == dtype and would_be.device == device:
+            return self
+        plain = layer.weight.to_dense()
+        if isinstance(layer, PackedPointwise):
+            plain = plain[:, :, None, None]
+        layer.__class__ = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
+        layer.weight = nn.Parameter(plain, requires_grad=False)
+        layer._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        lay_out(layer)
+        return self
+
+
+class PackedLinear(_Packed, nn.Linear):
+    """As nn.Linear."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """By oneDNN, in the input's dtype, which is that of the weights."""
+        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        return output
+
+
+class PackedConv2d(_Packed, nn.Conv2d):
+    """As nn.Conv2d."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """By oneDNN; channels_last."""
+        output: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
+            input, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, "none", [], ""
+        )
+        return output
+
+
+class PackedPointwise(_Packed, nn.Conv2d):
+    """As nn.Conv2d with a kernel of one pixel: a linear layer on channels."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """By oneDNN; channels_last."""
+        pixels = input.permute(0, 2, 3, 1)
+        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(pixels, self.weight, self.bias, "none", [], "")
+        return output.permute(0, 3, 1, 2)
+
+
+def lay_out(module: Any, *, packed: bool = True) -> Any:
+    """The module itself, on the CPU, with its linear layers and convolutions `packed` where they can be: on an x86
+    processor, in dtypes that it has kernels for. Other convolutions become channels_last, which costs them less.
+
+    Packed weights have no elements that could be read: they are called, and moved by `to`, and nothing else.
+    """
+    for layer in module.modules():
+        if type(layer) not in (nn.Linear, nn.Conv2d) or layer.weight.device.type != "cpu":
+            continue
+        if packed and _can_be_packed(layer):
+            _pack(layer)
+        elif isinstance(layer, nn.Conv2d):
+            layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module
+
+
+def _can_be_packed(layer: nn.Linear | nn.Conv2d) -> bool:
+    if platform.machine() not in X86 or not torch.backends.mkldnn.is_available():
+        return False
+    if isinstance(layer, nn.Conv2d) and (
+        layer.weight.numel() < SMALLEST or layer.padding_mode != "zeros" or isinstance(layer.padding, str)
+    ):
+        return False
+    if layer.weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return layer.weight.dtype == torch.float32
+
+
+def _is_pointwise(layer: nn.Conv2d) -> bool:
+    return layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0) and layer.groups == 1
+
+
+def _pack(layer: nn.Linear | nn.Conv2d) -> None:
+    weight = layer.weight.detach()
+    if isinstance(layer, nn.Linear) or _is_pointwise(layer):
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1).contiguous(), TOKENS)
+        layer.__class__ = PackedLinear if isinstance(layer, nn.Linear) else PackedPointwise
+    else:
+        seen = [2, layer.in_channels, SIDE, SIDE]
+        packed = torch.ops.mkldnn._reorder_convolution_weight(
+            weight, layer.padding, layer.stride, layer.dilation, layer.groups, seen
+        )
+        layer.__class__ = PackedConv2d
+    layer.weight = nn.Parameter(packed, requires_grad=False)
