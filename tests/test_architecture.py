@@ -55,6 +55,14 @@ ROOMS = (
         "worker/credentials.py",
         ("c2pa", "cryptography", "PIL", "=worker", "worker.errors", "worker.jobs"),
     ),
+    Room(
+        "worker/compiler.py",
+        ("torch", "shared_worker.device"),
+        may_for_types=(
+            *("worker.engine.compiling", "worker.engine.shapes"),
+            *("worker.models.base", "worker.models.checkpoint"),
+        ),
+    ),
     Room("worker/measured.py"),
     Room("worker/logs.py", ("worker.jobs",)),
     Room("worker/server.py", ("uvicorn", "h11", "fastapi", "worker.errors")),

@@ -17,6 +17,7 @@ from shared_worker.device import Backend, NoSuchDevice, find_device, memory, pea
 from worker import __version__, logs, provide
 from worker.allocator import keep_freed_memory
 from worker.app import create_app
+from worker.compiler import CompilerProcess
 from worker.describe import describe_worker
 from worker.engine.engine import Engine
 from worker.engine.runner import Runner
@@ -123,14 +124,14 @@ async def _run(settings: Settings, provided: Provided, listener: socket.socket) 
         return model
 
     def make_runner() -> Runner[Any]:
-        from worker.engine.compiling import Compiling, TorchCompiler
+        from worker.engine.compiling import Compiling
         from worker.engine.denoiser import Denoiser  # torch comes in with this, when the port is open
 
         fixed_rows = rows.usual if settings.numerics == "exact" else None
         compiling = None
         if provided.compile_mode is not None:
             compiling = Compiling(
-                TorchCompiler(provided.compile_mode),
+                CompilerProcess(checkpoint, device, provided.compile_mode),
                 on_compiled=metrics.call_compiled,
                 on_failed=metrics.call_not_compiled,
                 on_call=metrics.called,

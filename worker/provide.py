@@ -71,8 +71,8 @@ def compile_mode(settings: Settings, device: Device, checkpoint: Checkpoint) -> 
         return None
     if settings.numerics == "exact":
         raise ConfigurationError("--compile: with --numerics exact the bytes would depend on what is compiled by then")
-    if device.backend == "mps":
-        raise ConfigurationError("--compile: it is not offered on mps")
+    if device.backend == "mps" or os.name != "posix":
+        raise ConfigurationError("--compile: it is not offered on mps, nor on Windows")
     if not isinstance(checkpoint.placement, OnDevice):
         raise ConfigurationError("--compile: parts that are moved (--offload) are not compiled; try --offload none")
     if checkpoint.facts.weights_dtype is not None:

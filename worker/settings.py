@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     )
     compile: Literal["none", "default", "reduce-overhead"] = Field(
         "none",
-        description="compile the calls made most often, while the worker is idle, in this mode of torch.compile; "
+        description="compile the calls made most often, in a process beside, in this mode of torch.compile; "
         "reduce-overhead also replays them as CUDA graphs. Jobs with LoRAs or ControlNets are drawn without",
     )
     device_index: int = Field(0, ge=0, description="which CUDA device")

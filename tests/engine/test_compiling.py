@@ -1,53 +1,77 @@
-"""Calls are compiled while nothing is drawn, a drawing keeps its mode, and no job fails by a compiler."""
+"""Calls are compiled beside, a drawing keeps its mode, and no job fails by a compiler."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
 
-from shared_worker.device import find_device
 from tests.engine.test_denoiser import Formula, run, small
-from tests.fakes import make_params
-from tests.models.tiny import psnr_db
 from worker.engine import compiling as module
-from worker.engine.compiling import LEAST_CALLS, Compiling, Predict, TorchCompiler
+from worker.engine.compiling import LEAST_CALLS, WARM_CALLS, Compiled, Compiling
 from worker.engine.denoiser import Denoiser
+from worker.engine.shapes import Shapes
 from worker.errors import OutOfMemory
-from worker.models.registry import identify
 
 
 @dataclass
 class FakeCompiler:
-    """Compiles by adding `bias` to what is predicted; `fails` for buckets of so many rows, `raises` in later calls."""
+    """Compiles by adding `bias` to what is predicted, and is asked `patience` times in vain before.
+
+    `refuses` buckets of so many rows, `fails` with some later, `raises` in calls that were compiled.
+    """
 
     bias: float = 1e-3
+    patience: int = 0
+    refuses: tuple[int, ...] = ()
     fails: tuple[int, ...] = ()
     raises: Exception | None = None
     compiled_rows: list[int] = field(default_factory=list)
     calls: list[int] = field(default_factory=list)
+    resting: bool = True
+    begun: Iterator[Compiled | None] | None = None
 
-    def compiled(self, predict: Predict) -> Predict:
-        shape: list[int] = []
+    def begin(self, shapes: Shapes) -> None:
+        assert self.begun is None, "one after the other"
+        self.resting = False
+        (rows, *_) = shapes.latents.shape
+        if rows in self.refuses:
+            raise RuntimeError("no room")
+        self.begun = self._compile(rows)
 
-        def call(rows: torch.Tensor, timesteps: torch.Tensor, conditioning: Any) -> torch.Tensor:
-            if not shape:
-                if len(rows) in self.fails:
-                    raise RuntimeError("no working compiler was found")
-                shape.append(len(rows))
-                self.compiled_rows.append(len(rows))
-            elif self.raises is not None and len(self.calls) >= 3:
-                raise self.raises
-            assert shape == [len(rows)], "one compiled call has one shape"
-            assert all(len(tensor) == len(rows) for tensor in (timesteps, *conditioning.values()))
-            self.calls.append(len(rows))
-            return predict(rows, timesteps, conditioning) + self.bias
-
+    def ended(self) -> Compiled | None:
+        assert self.begun is not None
+        try:
+            call = next(self.begun)
+        except Exception:
+            self.begun = None
+            raise
+        if call is not None:
+            self.begun = None
         return call
+
+    def rest(self) -> None:
+        self.resting = True
+
+    def _compile(self, count: int) -> Iterator[Compiled | None]:
+        for _ in range(self.patience):
+            yield None
+        if count in self.fails:
+            raise RuntimeError("no working compiler was found")
+        self.compiled_rows.append(count)
+
+        def call(model: Any, rows: torch.Tensor, timesteps: torch.Tensor, conditioning: Any) -> torch.Tensor:
+            if self.raises is not None and len(self.calls) >= WARM_CALLS:
+                raise self.raises
+            assert all(len(tensor) == count for tensor in (rows, timesteps, *conditioning.values()))
+            self.calls.append(len(rows))
+            output: torch.Tensor = model.predict(rows, timesteps, conditioning) + self.bias
+            return output
+
+        yield call
 
 
 @dataclass
@@ -75,8 +99,16 @@ class Rig:
         run(self.denoiser, *drawings)
         return drawings[0].latent
 
+    def compile_one(self) -> None:
+        assert not self.denoiser.prepare(), "to begin takes no time"
+        assert not self.compiler.resting
+        while self.compiler.begun is not None:
+            self.denoiser.prepare()
+        for _ in range(WARM_CALLS):
+            assert self.denoiser.prepare()
+
     def compile_all(self) -> None:
-        while self.denoiser.prepare():
+        while self.denoiser.prepare() or not self.compiler.resting:
             pass
 
 
@@ -86,8 +118,9 @@ def test_the_hottest_bucket_is_compiled_first_and_then_drawings_of_its_kind_begi
     eager = rig.draw()
     rig.draw(images=4)
     rig.draw(images=4)
-    assert rig.denoiser.prepare()
+    rig.compile_one()
     assert rig.compiler.compiled_rows == [8]
+    assert rig.compiler.calls == [8] * WARM_CALLS
     assert not rig.denoiser.open(small())[0].compiled, "not while a bucket that pays is left"
     rig.compile_all()
     assert rig.compiler.compiled_rows == [8, 2]
@@ -98,6 +131,33 @@ def test_the_hottest_bucket_is_compiled_first_and_then_drawings_of_its_kind_begi
     assert not torch.equal(compiled, eager)
     assert torch.allclose(compiled, eager, atol=0.1)
     assert not rig.denoiser.open(small(width=64))[0].compiled, "another size is another kind"
+
+
+def test_jobs_are_drawn_while_a_compiler_works_and_none_waits() -> None:
+    rig = Rig(FakeCompiler(patience=100))
+    expected = rig.draw()
+    assert not rig.denoiser.prepare()
+    for _ in range(100):
+        assert not rig.denoiser.prepare()
+        (drawing,) = rig.denoiser.open(small(seed=5))
+        assert not drawing.compiled
+        rig.denoiser.step([drawing])
+    assert torch.equal(rig.draw(), expected)
+    assert not rig.compiler.calls
+    rig.compile_all()
+    assert rig.denoiser.open(small())[0].compiled
+
+
+def test_a_compiler_without_work_is_told_so_and_begins_anew_when_there_is_some() -> None:
+    rig = Rig(FakeCompiler())
+    rig.draw()
+    rig.compile_one()
+    assert not rig.compiler.resting
+    assert not rig.denoiser.prepare()
+    assert rig.compiler.resting
+    rig.draw(images=2)
+    rig.compile_one()
+    assert rig.compiler.compiled_rows == [2, 4]
 
 
 def test_a_drawing_ends_in_the_mode_it_began_in_and_shares_no_call_with_the_other() -> None:
@@ -133,15 +193,22 @@ def test_compiled_calls_are_padded_up_and_larger_ones_cut_into_pieces() -> None:
         assert torch.equal(one.latent, other.latent)
 
 
-def test_a_bucket_that_cannot_be_compiled_is_told_once_and_stays_eager(caplog: pytest.LogCaptureFixture) -> None:
-    rig = Rig(FakeCompiler(fails=(2,)))
+@pytest.mark.parametrize(
+    ("compiler", "told"),
+    [(FakeCompiler(fails=(2,)), "no working compiler"), (FakeCompiler(refuses=(2,)), "no room")],
+    ids=["it fails", "it cannot begin"],
+)
+def test_a_bucket_that_cannot_be_compiled_is_told_once_and_stays_eager(
+    compiler: FakeCompiler, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(compiler)
     expected = rig.draw()
     rig.compile_all()
     assert torch.equal(rig.draw(), expected)
     rig.compile_all()
     assert rig.failures == [True]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "no working compiler" in caplog.text
+    assert told in caplog.text
     assert not any(rig.modes)
 
 
@@ -152,7 +219,8 @@ def test_a_compiled_call_that_fails_is_made_again_as_it_is() -> None:
     assert torch.equal(rig.draw(), expected)
     assert rig.failures == [True]
     assert not rig.denoiser.open(small())[0].compiled
-    assert not rig.denoiser.prepare(), "it is not tried again"
+    assert not rig.denoiser.prepare()
+    assert rig.compiler.resting, "it is not tried again"
 
 
 def test_a_compiled_call_without_memory_is_told_as_any_other() -> None:
@@ -182,70 +250,8 @@ def test_compiled_calls_keep_a_quarter_of_the_free_memory_at_most(each: int, exp
         rig.draw(images=images)
 
     def free_bytes() -> int:
-        return 100 - each * len(rig.compiler.compiled_rows)
+        return 100 - each * len(set(rig.compiler.calls))
 
-    while rig.compiling.compile_next(Formula().predict, free_bytes):
+    while rig.compiling.attend(Formula(), free_bytes) or not rig.compiler.resting:
         pass
     assert len(rig.compiler.compiled_rows) == expected
-
-
-def convolved() -> Callable[..., torch.Tensor]:
-    torch.manual_seed(0)
-    layer = torch.nn.Conv2d(4, 4, 3, padding=1)
-
-    def predict(latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Any) -> torch.Tensor:
-        told = conditioning["hidden"].mean(dim=(1, 2)) + timesteps / 1000
-        return torch.nn.functional.silu(layer(latents)) * told[:, None, None, None]
-
-    return predict
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-@pytest.mark.guard(120)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when inductor is imported
-def test_torch_compiles_a_call_of_one_shape(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    predict = convolved()
-
-    def inputs(rows: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        return torch.randn(rows, 4, 8, 8), torch.full((rows,), 500.0), {"hidden": torch.randn(rows, 3, 2)}
-
-    with torch.inference_mode():
-        call = TorchCompiler("default").compiled(predict)
-        for _ in range(3):
-            asked = inputs(2)
-            difference = (call(*asked) - predict(*asked)).square().mean().sqrt()
-            assert difference < 1e-2 * predict(*asked).std(), "40 dB"
-        with pytest.raises(RuntimeError):  # and not a minute of compiling while others wait
-            call(*inputs(4))
-    assert any(tmp_path.iterdir()), "what was compiled is kept"
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-@pytest.mark.guard(600)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_built_in_models_calls_compile(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
-) -> None:
-    if not pytestconfig.getoption("--long"):
-        pytest.skip("takes a minute or two")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    checkpoint = replace(identify("builtin", dtype="float32", samplers=("euler",)), compiled=True)
-    seen: list[bool] = []
-    compiling = Compiling(TorchCompiler("default"), on_call=seen.append)
-    denoiser = Denoiser(lambda report: checkpoint.load(find_device("cpu"), report), compiling=compiling)
-    denoiser.load(lambda share: None)
-    asked = make_params(prompt="a red circle", steps=9, width=128, height=128, sampler="euler")
-
-    def draw() -> Any:
-        (drawing,) = denoiser.open(asked)
-        while not drawing.done:
-            denoiser.step([drawing])
-        return denoiser.finish(drawing)
-
-    eager = draw()
-    while denoiser.prepare():
-        pass
-    compiled = draw()
-    assert seen == [False] * 9 + [True] * 9
-    assert psnr_db(compiled, eager) >= 40

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import pytest
 
 from tests.conftest import eventually
 from tests.engine.fakes import HoldsEncoders, TakesItsTime, TakesItsTimeByRows
 from tests.engine.rig import Rig
-from tests.fakes import PREVIEW, Instant, LoadsWhenTold, NeverEnds, StepByStep
-from worker.engine import core
+from tests.fakes import PREVIEW, Instant, LoadsWhenTold, NeverEnds, Sketch, StepByStep
 from worker.engine.rows import RowLimit
 from worker.errors import OutOfMemory as OutOfMemoryError
 from worker.jobs.engine import EngineState, Snapshot
@@ -454,21 +455,24 @@ def test_an_idle_engine_stays_healthy(start: Start) -> None:
 # Preparing
 
 
-def test_later_calls_are_prepared_only_when_nothing_was_drawn_for_a_while(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_calls_are_prepared_between_steps_and_not_while_draining(start: Start) -> None:
     class Prepares(Instant):
         prepared = 0
+        moments: ClassVar[list[int]] = []
 
         def prepare(self) -> bool:
             self.prepared += 1
-            return self.prepared < 3
+            return False
+
+        def before_step(self, batch: Sequence[Sketch]) -> None:
+            self.moments.append(self.prepared)
 
     rig = start(runner := Prepares())
-    rig.post()
+    rig.post(steps=5)
     rig.wait_ended()
-    assert runner.prepared == 0
-    monkeypatch.setattr(core, "PREPARE_AFTER_S", 0.0)
-    eventually(lambda: runner.prepared >= 3)
-    rig.post()
-    rig.wait_ended()
+    first, *_, last = runner.moments
+    assert last - first == 4
+    rig.engine.drain()
+    drained = runner.prepared
+    time.sleep(0.3)
+    assert runner.prepared <= drained + 1

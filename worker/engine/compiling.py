@@ -8,19 +8,24 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 
 from worker.engine.device_errors import mapped_errors
 from worker.engine.runner import DeviceLost
+from worker.engine.shapes import Shapes, Tensors
 from worker.errors import OutOfMemory
+
+if TYPE_CHECKING:
+    from worker.models.base import Model
 
 logger = logging.getLogger(__name__)
 
-Predict: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
+Compiled: TypeAlias = Callable[[Any, torch.Tensor, torch.Tensor, Tensors], torch.Tensor]
+"""A model's `predict`, with the model as its first argument; what it returns stays as it is when it is called again."""
 
 MOST_BUCKETS = 16
 """Each takes a minute to compile, and as a CUDA graph its own memory."""
@@ -28,23 +33,31 @@ MEMORY_SHARE = 0.25
 """Of the memory that was free before the first one, compiled calls may keep this much."""
 LEAST_CALLS = 8
 """A bucket that was called more rarely is not worth compiling."""
+WARM_CALLS = 3
+"""The first of a call loads its kernels; CUDA graphs warm up in it, and are captured in the next."""
 
 
 class Compiler(Protocol):
-    """Makes the calls of one bucket fast."""
+    """Compiles one call after the other, beside the engine: none of these words takes long."""
 
-    def compiled(self, predict: Predict) -> Predict:
-        """What computes the same up to rounding, for the shapes of its first call, which may take minutes; other
-        shapes are refused. What it returns stays as it is when it is called again. Raises what a compiler raises."""
+    def begin(self, shapes: Shapes) -> None:
+        """Compile the call that takes these. Raises what keeps it from that."""
+
+    def ended(self) -> Compiled | None:
+        """What was begun, which computes the same up to rounding; None if it is not done yet. Raises what a compiler
+        raises, and then that one has ended too."""
+
+    def rest(self) -> None:
+        """There is nothing more to compile for now."""
 
 
 @dataclass(slots=True)
 class _Kind:
-    """What was seen of a kind: `example` is one row of its inputs, `calls` counts by bucket."""
+    """What was seen of a kind: `shapes` of a row of its inputs, `calls` counts by bucket."""
 
-    example: tuple[torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]]
+    shapes: Shapes
     calls: Counter[int] = field(default_factory=Counter)
-    compiled: dict[int, Predict] = field(default_factory=dict)
+    compiled: dict[int, Compiled] = field(default_factory=dict)
     failed: set[int] = field(default_factory=set)
     on: bool = False
 
@@ -57,10 +70,22 @@ class _Kind:
         ]
 
 
+@dataclass(slots=True)
+class _Begun:
+    """A bucket on its way: first its compiler has it, then it is warmed up."""
+
+    kind: _Kind
+    bucket: int
+    began: float
+    call: Compiled | None = None
+    warmed: int = 0
+    free_bytes: int | None = None
+
+
 class Compiling:
     """A bucket is the next power of two from a call's rows on. All calls come from the engine's thread.
 
-    A kind is compiled once every bucket of it that pays is. `began` tells a new drawing's mode, which it keeps: its
+    A kind is compiled once every bucket of it that pays is. `begins` tells a new drawing's mode, which it keeps: its
     calls are padded up to the smallest compiled bucket that holds them, or cut into pieces of the largest. A bucket
     that fails is never tried again; where it was the kind's first, the kind stays eager.
     `on_compiled` hears of the seconds, `on_failed`
@@ -82,13 +107,14 @@ class Compiling:
         self._on_call = on_call
         self._on_padding = on_padding
         self._kinds: dict[Hashable, _Kind] = {}
+        self._begun: _Begun | None = None
         self._buckets = 0
         self._room_bytes: int | None = None
         self._kept_bytes = 0
         self._largest_bytes = 0
         self._told_full = False
 
-    def began(self, kind: Hashable) -> bool:
+    def begins(self, kind: Hashable) -> bool:
         """Whether a drawing of this kind that is opened now is drawn by compiled calls."""
         known = self._kinds.get(kind)
         if known is None or not known.compiled:
@@ -98,26 +124,25 @@ class Compiling:
 
     def predict(
         self,
-        predict: Predict,
+        model: Model,
         kind: Hashable,
         compiled: bool,
-        rows: torch.Tensor,
+        latents: torch.Tensor,
         timesteps: torch.Tensor,
-        tensors: Mapping[str, torch.Tensor],
+        tensors: Tensors,
     ) -> torch.Tensor:
-        """`predict` of these rows, by the calls that were compiled for the kind if `compiled`, and counted.
+        """`model.predict` of these rows, by the calls that were compiled for the kind if `compiled`, and counted.
 
         A compiled call that fails leaves its kind eager from then on, and is made again as it is. Raises OutOfMemory.
         """
         known = self._kinds.get(kind)
         if known is None:
-            example = rows[:1].clone(), timesteps[:1].clone(), {name: one[:1].clone() for name, one in tensors.items()}
-            known = self._kinds[kind] = _Kind(example)
-        known.calls[_bucket(len(rows))] += 1
+            known = self._kinds[kind] = _Kind(Shapes.of(latents, timesteps, tensors, rows=1))
+        known.calls[_bucket(len(latents))] += 1
         if compiled and known.compiled:
             try:
                 with mapped_errors():
-                    output = self._pieces(known, rows, timesteps, tensors)
+                    output = self._pieces(model, known, latents, timesteps, tensors)
             except (OutOfMemory, DeviceLost):
                 raise
             except Exception as error:
@@ -129,64 +154,90 @@ class Compiling:
                 self._on_call(True)
                 return output
         self._on_call(False)
-        return predict(rows, timesteps, tensors)
+        return model.predict(latents, timesteps, tensors)
 
     def _pieces(
-        self, known: _Kind, rows: torch.Tensor, timesteps: torch.Tensor, tensors: Mapping[str, torch.Tensor]
+        self, model: Model, known: _Kind, latents: torch.Tensor, timesteps: torch.Tensor, tensors: Tensors
     ) -> torch.Tensor:
         outputs, most = [], max(known.compiled)
-        for start in range(0, len(rows), most):
+        for start in range(0, len(latents), most):
             piece = slice(start, start + most)
-            count = len(rows[piece])
+            count = len(latents[piece])
             bucket = min(bucket for bucket in known.compiled if bucket >= count)
             self._on_padding(bucket - count)
             padded = {name: _padded(tensor[piece], bucket) for name, tensor in tensors.items()}
-            call = known.compiled[bucket]
-            outputs.append(call(_padded(rows[piece], bucket), _padded(timesteps[piece], bucket), padded)[:count])
+            rows, times = _padded(latents[piece], bucket), _padded(timesteps[piece], bucket)
+            outputs.append(known.compiled[bucket](model, rows, times, padded)[:count])
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def called_eagerly(self) -> None:
         """Count a call that is never compiled."""
         self._on_call(False)
 
-    def compile_next(self, predict: Predict, free_bytes: Callable[[], int | None]) -> bool:
-        """Compile the hottest bucket that is left; False if there is none. Raises DeviceLost.
+    def attend(self, model: Model, free_bytes: Callable[[], int | None]) -> bool:
+        """Have the hottest bucket that is left compiled, or go on with the one that is; True if that took as much time
+        as a call. Raises DeviceLost.
 
         `free_bytes` tells how much memory is free, None where nobody knows.
         """
+        begun = self._begun
+        if begun is None:
+            self._begin()
+            return False
+        try:
+            with mapped_errors():
+                if begun.call is None:
+                    begun.call = self._compiler.ended()
+                    return begun.call is not None
+                if begun.warmed == 0:
+                    begun.free_bytes = free_bytes()
+                begun.call(model, *begun.kind.shapes.with_rows(begun.bucket).zeros(model.device))
+        except DeviceLost:
+            raise
+        except Exception as error:
+            self._give_up(begun.kind, begun.bucket, error)
+            return True
+        begun.warmed += 1
+        if begun.warmed == WARM_CALLS:
+            self._adopt(begun, free_bytes())
+        return True
+
+    def _begin(self) -> None:
         hottest = sorted(
             ((known.calls[bucket], bucket, known) for known in self._kinds.values() for bucket in known.wanted()),
             key=lambda one: one[:2],
         )
         if not hottest or not self._has_room():
-            return False
+            self._compiler.rest()
+            return
         _, bucket, known = hottest[-1]
-        rows, timesteps, tensors = known.example
-        began, free = time.perf_counter(), free_bytes()
-        if self._room_bytes is None and free is not None:
-            self._room_bytes = int(free * MEMORY_SHARE)
         try:
-            with mapped_errors():
-                call = self._compiler.compiled(predict)
-                seen = {name: _padded(tensor, bucket) for name, tensor in tensors.items()}
-                for _ in range(3):  # the first compiles; CUDA graphs warm up in it and are captured in the next ones
-                    call(_padded(rows, bucket), _padded(timesteps, bucket), seen)
-        except DeviceLost:
-            raise
+            self._compiler.begin(known.shapes.with_rows(bucket))
         except Exception as error:
-            known.failed.add(bucket)
-            self._failed(f"a call of {bucket} rows cannot be compiled and stays eager", error)
-            return True
-        seconds = time.perf_counter() - began
-        known.compiled[bucket] = call
+            self._give_up(known, bucket, error)
+        else:
+            self._begun = _Begun(known, bucket, time.perf_counter())
+
+    def _adopt(self, begun: _Begun, free_bytes: int | None) -> None:
+        assert begun.call is not None
+        self._begun = None
+        seconds = time.perf_counter() - begun.began
+        begun.kind.compiled[begun.bucket] = begun.call
         self._buckets += 1
-        if free is not None and (left := free_bytes()) is not None:
-            kept = max(0, free - left)
+        if begun.free_bytes is not None and free_bytes is not None:
+            if self._room_bytes is None:
+                self._room_bytes = int(begun.free_bytes * MEMORY_SHARE)
+            kept = max(0, begun.free_bytes - free_bytes)
             self._kept_bytes += kept
             self._largest_bytes = max(self._largest_bytes, kept)
         self._on_compiled(seconds)
-        logger.info("calls of %d rows of latents %s are compiled, in %.1f s", bucket, tuple(rows.shape[1:]), seconds)
-        return True
+        latents = begun.kind.shapes.latents.shape[1:]
+        logger.info("calls of %d rows of latents %s are compiled, in %.1f s", begun.bucket, latents, seconds)
+
+    def _give_up(self, known: _Kind, bucket: int, error: Exception) -> None:
+        self._begun = None
+        known.failed.add(bucket)
+        self._failed(f"a call of {bucket} rows cannot be compiled and stays eager", error)
 
     def _has_room(self) -> bool:
         """For one more as large as the largest."""
@@ -202,35 +253,6 @@ class Compiling:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         logger.warning("%s: %s %s", told, type(error).__name__, reason)
         logger.debug("why", exc_info=error)
-
-
-class TorchCompiler:
-    """torch.compile in one of its modes, each bucket by itself, with its shapes fixed.
-
-    Inductor keeps what it compiled in its cache folder; with `reduce-overhead` CUDA replays it as a graph.
-    """
-
-    def __init__(self, mode: str) -> None:
-        self._mode = mode
-
-    def compiled(self, predict: Predict) -> Predict:
-        """Raises RuntimeError where there is nothing to compile with, at its first call."""
-        # Each bucket is one more entry for the same code; beyond the limit torch falls back without a word.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * MOST_BUCKETS)
-        fast = torch.compile(predict, mode=None if self._mode == "default" else self._mode, dynamic=False)
-        calls = 0
-
-        def call(rows: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
-            nonlocal calls
-            calls += 1
-            torch.compiler.cudagraph_mark_step_begin()
-            if calls == 1:
-                return fast(rows, timesteps, conditioning).clone()
-            # Where a guard does not hold, compiling anew would hold up everyone for a minute.
-            with torch.compiler.set_stance("fail_on_recompile"):
-                return fast(rows, timesteps, conditioning).clone()  # a graph writes its output anew at each replay
-
-        return call
 
 
 def _bucket(rows: int) -> int:

@@ -34,11 +34,6 @@ logger = logging.getLogger(__name__)
 ADMIT_AT_ONCE = 2
 """Jobs taken up between two steps, so that a burst of newcomers does not hold up those that run."""
 
-PREPARE_AFTER_S = 10.0
-"""Nothing is prepared before there was nothing to draw for so long: a job that comes meanwhile waits for it."""
-PREPARE_S = 600.0
-"""Preparing may take so long before the engine is said to stand still: compiling takes minutes."""
-
 
 class EngineCore(Generic[D]):
     """The jobs under way, and one `turn` after the other that brings them forward.
@@ -63,7 +58,6 @@ class EngineCore(Generic[D]):
         """Nothing is taken up any more, and nothing measured."""
         self.pace: Pace | None = None
         self.alive_at = time.monotonic()
-        self._busy_at = self.alive_at
         self._queue = queue
         self._outbox = outbox
         self._encoders = encoders
@@ -87,7 +81,7 @@ class EngineCore(Generic[D]):
         return tuple(run.load for run in list(self._runs.values()) if not run.ended)
 
     def turn(self) -> bool:
-        """Admit, step, retire; False if there was nothing to do."""
+        """Admit, step, retire, prepare; False if there was nothing to do."""
         self.alive_at = time.monotonic()
         self._drop_ended()
         self._drop_cancelled()
@@ -99,10 +93,8 @@ class EngineCore(Generic[D]):
             self._tell_progress()
         retired = self._retire()
         self._outbox.flush()
-        if batch or retired:
-            self._busy_at = time.monotonic()
-            return True
-        return self._measure_rows() or self._prepare()
+        prepared = not self.draining and self.runner.prepare()
+        return bool(batch) or retired or prepared or self._measure_rows()
 
     def _measure_rows(self) -> bool:
         """One call nearer to knowing how many rows pay, while there is nothing to draw; False if that is known."""
@@ -118,16 +110,6 @@ class EngineCore(Generic[D]):
                 logger.warning("%d rows in one call cannot be timed", rows, exc_info=error)
             self._rows.too_many()
         return True
-
-    def _prepare(self) -> bool:
-        """One piece of work for later calls, when there was nothing to draw for a while; False if none is left."""
-        if self.draining or time.monotonic() - self._busy_at < PREPARE_AFTER_S:
-            return False
-        self.alive_at = time.monotonic() + PREPARE_S
-        try:
-            return self.runner.prepare()
-        finally:
-            self.alive_at = time.monotonic()
 
     def _drawings(self) -> list[D]:
         """All that are under way, each told how much its job has left."""

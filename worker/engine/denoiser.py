@@ -80,7 +80,7 @@ class Denoiser:
     `on_prompt` hears of every prompt whether its encoding was kept from an earlier job, `on_padding` how many rows of
     a call were padding, `on_adapters` how many LoRA adapters are in memory, and their bytes, `on_prompts_kept` how many
     bytes the kept encodings take. `before_timing` is called before a call is timed, so that what it needs is there.
-    With `compiling` calls are compiled while there is nothing to draw.
+    With `compiling` the calls that are made most often are compiled beside.
     """
 
     def __init__(
@@ -261,9 +261,9 @@ class Denoiser:
 
     @torch.inference_mode()
     def prepare(self) -> bool:
-        """Compile a call for the batches to come."""
+        """Go on with compiled calls for the batches to come."""
         with mapped_errors():
-            return self._call.compile_next(self._memory.free_bytes)
+            return self._call.attend(self._memory.free_bytes)
 
     @torch.inference_mode()
     def time_call(self, rows: int) -> tuple[float, int | None]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Hashable, Sequence
-from types import MethodType
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,16 +27,11 @@ class ModelCall:
     def begins_compiled(self, kind: Hashable, adapters: AdapterSet, controls: Sequence[object]) -> bool:
         """Whether a drawing is drawn by compiled calls; adapters and ControlNets change what is called, so theirs is
         not."""
-        return self._compiling is not None and not adapters.loras and not controls and self._compiling.began(kind)
+        return self._compiling is not None and not adapters.loras and not controls and self._compiling.begins(kind)
 
-    def compile_next(self, free_bytes: Callable[[], int | None]) -> bool:
-        """Compile one more call, if one pays; False if there is nothing to do."""
-        if self._compiling is None:
-            return False
-        with self._model.adapters.active([self._model.adapters.load(())]):
-            # Below its decorator: the compiler does not look through that of inference mode, which is on anyway.
-            predict = MethodType(inspect.unwrap(type(self._model).predict), self._model)
-            return self._compiling.compile_next(predict, free_bytes)
+    def attend(self, free_bytes: Callable[[], int | None]) -> bool:
+        """Go on with compiled calls; True if that took as much time as a call."""
+        return self._compiling is not None and self._compiling.attend(self._model, free_bytes)
 
     def predict(
         self,
@@ -56,8 +49,7 @@ class ModelCall:
         if padding <= 0:
             with self._model.adapters.active(adapters):
                 if self._compiling is not None and plain:
-                    call = self._compiling.predict
-                    return call(self._model.predict, kind, compiled, rows, timesteps, tensors).float()
+                    return self._compiling.predict(self._model, kind, compiled, rows, timesteps, tensors).float()
                 if self._compiling is not None:
                     self._compiling.called_eagerly()
                 return self._model.predict(rows, timesteps, tensors).float()

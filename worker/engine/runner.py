@@ -83,7 +83,7 @@ class Runner(Protocol[D]):
         hold, None where that is not known. May lack memory."""
 
     def prepare(self) -> bool:
-        """Make later calls faster, while there is nothing to draw, in one piece of work; False if none is left."""
+        """Make later calls faster, between two steps, by no more work than a call; False if there was none to do."""
 
     def preview(self, drawing: D) -> Pixels:
         """What the picture looks like so far, at any resolution up to its own."""

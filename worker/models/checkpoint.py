@@ -119,6 +119,10 @@ class Checkpoint:
         tasks = tuple(dict.fromkeys((*self.facts.tasks, Task.UPSCALE))) if upscalers.facts else self.facts.tasks
         return replace(self, facts=replace(self.facts, enlargers=upscalers.facts, tasks=tasks), upscalers=upscalers)
 
+    def alone(self) -> Checkpoint:
+        """Without all that can be loaded beside the model; for another process, which has its own."""
+        return replace(self, loras=NO_LORAS, controls=NO_CONTROLS, upscalers=NO_UPSCALERS, placement=OnDevice())
+
     def config(self, part: str) -> Mapping[str, Any]:
         """The configuration of a part, e.g. `unet` or `scheduler`. Raises ModelUnusable."""
         return self.source.config(part)
