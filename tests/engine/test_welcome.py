@@ -64,6 +64,16 @@ def test_where_it_seems_to_take_nearly_as_long_as_everybody_that_is_tried_a_few_
     assert alone == [True] * TRIES + [False] * TRIES
 
 
+def test_that_is_tried_whatever_is_saved() -> None:
+    crowd = Crowd(Pace(call_rows=18, base_s=0.8, row_s=0.005, decode_s=0.0))
+    assert crowd.call(drawing(), now=0.85) == 1
+
+
+@pytest.mark.parametrize(("calls", "waited_s", "stepping"), [(5, 0.8, 9), (5, 0.95, 1), (20, 0.8, 1), (20, 0.5, 9)])
+def test_the_less_is_saved_the_later_it_must_be(calls: int, waited_s: float, stepping: int) -> None:
+    assert Crowd().saved(calls).call(drawing(), now=waited_s) == stepping
+
+
 def test_not_before_calls_were_timed() -> None:
     crowd = [drawing(step=3) for _ in range(8)]
     assert len(Batching().choose([*crowd, drawing()], lambda key, pixels: 18, None, 0.8)) == 9

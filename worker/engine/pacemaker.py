@@ -8,7 +8,7 @@ from worker.jobs.engine import Pace
 
 FORGETTING = 0.97
 """What an observation still counts after the next one: about the last thirty matter."""
-REMEMBERED = 0.5
+REMEMBERED = 8.0
 """The least that a number of rows counts which was seen at all: a full worker still knows what small calls took."""
 COLD = 1e-3
 """What the first call of a size counts, until there is a second: libraries choose and prepare their kernels in it."""
