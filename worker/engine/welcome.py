@@ -5,12 +5,13 @@ Knows rows and seconds; no key and no tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from worker.engine.runner import D, Drawing
 from worker.jobs.engine import Pace
 
-SHARE = 0.03
+SHARE = 0.04
 """So much of the device's time may go into calls for newcomers alone; each costs what a call does whatever its rows,
 less the part of that which these rows have in everybody's."""
 SAVED = 6.0
@@ -32,7 +33,7 @@ class Welcome:
 
     def __init__(self, share: float = SHARE) -> None:
         self._share = share
-        self._saved_s = 0.0
+        self._saved_s = math.inf  # nobody has come yet
         self._tries = TRIES
 
     def chosen(self, batch: list[D], newcomers: Sequence[D], pace: Pace | None, now: float) -> list[D]:
@@ -42,11 +43,13 @@ class Welcome:
         """
         if pace is None:
             return batch
+        most_s = SAVED * pace.base_s
+        self._saved_s = min(self._saved_s, most_s)
         cost_s = pace.base_s * (1 - rows_of(newcomers) / rows_of(batch))
         if self._share and cost_s > 0.0 and self._alone(batch, newcomers, pace, now, cost_s):
             self._saved_s = max(0.0, self._saved_s - cost_s)
             return list(newcomers)
-        self._saved_s = min(self._saved_s + self._share * pace.step_s(rows_of(batch)), SAVED * pace.base_s)
+        self._saved_s = min(self._saved_s + self._share * pace.step_s(rows_of(batch)), most_s)
         return batch
 
     def _alone(self, batch: Sequence[D], newcomers: Sequence[D], pace: Pace, now: float, cost_s: float) -> bool:
