@@ -158,17 +158,21 @@ def test_cancelled_neighbours_leave_no_trace(report: Report) -> None:
 
     def pictures(url: str, cancelled: int) -> list[bytes]:
         with httpx.Client(base_url=url, trust_env=False, timeout=120) as client:
-            jobs = []
+            jobs, cancels = [], []
             for body in asked:
                 jobs.append(client.post("/v1/jobs", json=body).json())
                 for _ in range(cancelled):
                     doomed = client.post("/v1/jobs", json={"prompt": "a yellow star", "steps": 60}).json()
-                    threading.Timer(rng.random() * 0.5, client.delete, [f"/v1/jobs/{doomed['job_id']}"]).start()
+                    cancel = threading.Timer(rng.random() * 0.5, client.delete, [f"/v1/jobs/{doomed['job_id']}"])
+                    cancel.start()
+                    cancels.append(cancel)
             drawn = []
             for job in jobs:
                 with client.stream("GET", job["sse_url"]) as response:
                     assert [event.name for event in events_of(response)][-1] == "completed"
                 drawn.append(client.get(f"/v1/jobs/{job['job_id']}/images/0").raise_for_status().content)
+            for cancel in cancels:  # a quick worker is done before the last of them
+                cancel.join()
             return drawn
 
     with running("--numerics", "exact", "--max-rows", "8") as fresh:
