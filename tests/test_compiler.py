@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,11 +78,14 @@ def shapes(rows: int) -> Shapes:
 
 
 def ended(process: CompilerProcess, within_s: float = 120.0) -> Compiled:
-    deadline = time.monotonic() + within_s
-    while (call := process.ended()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return call
+    calls: list[Compiled | None] = []
+
+    def is_done() -> bool:
+        calls.append(process.ended())
+        return calls[-1] is not None
+
+    eventually(is_done, within_s)
+    return cast(Compiled, calls[-1])
 
 
 @pytest.fixture(scope="module")
@@ -173,12 +175,12 @@ def test_ctrl_c_is_for_the_worker_alone(kept: CompilerProcess) -> None:
 
 
 DIES = """
-import time
+import signal
 from tests.test_compiler import made, pid_of, shapes
 process = made()
 process.begin(shapes(2))
 print(pid_of(process), flush=True)
-time.sleep(60)
+signal.pause()
 """
 
 
@@ -228,9 +230,7 @@ def test_the_built_in_models_calls_compile(cache: Path, pytestconfig: pytest.Con
 
     eager = draw()
     denoiser.prepare()
-    while process._process is not None:
-        denoiser.prepare()
-        time.sleep(0.05)
+    eventually(lambda: not denoiser.prepare() and process._process is None, within_s=240)
     compiled = draw()
     assert seen == [False] * 9 + [True] * 9
     assert psnr_db(compiled, eager) >= 40

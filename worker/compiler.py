@@ -57,10 +57,10 @@ class CompilerProcess:
 
     def begin(self, shapes: Shapes) -> None:
         """Raises RuntimeError where memory has no room for the model a second time, or the process has died."""
-        if self._process is None:
-            self._start()
         self._began = time.monotonic()
         try:
+            if self._process is None:
+                self._start()
             self._connection.send(shapes)
         except OSError:
             self.rest()

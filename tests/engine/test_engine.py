@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -456,7 +455,7 @@ def test_an_idle_engine_stays_healthy(start: Start) -> None:
 
 
 def test_later_calls_are_prepared_between_steps_and_not_while_draining(start: Start) -> None:
-    class Prepares(Instant):
+    class Prepares(StepByStep):
         prepared = 0
         moments: ClassVar[list[int]] = []
 
@@ -465,14 +464,14 @@ def test_later_calls_are_prepared_between_steps_and_not_while_draining(start: St
             return False
 
         def before_step(self, batch: Sequence[Sketch]) -> None:
+            super().before_step(batch)
             self.moments.append(self.prepared)
 
-    rig = start(runner := Prepares())
-    rig.post(steps=5)
-    rig.wait_ended()
-    first, *_, last = runner.moments
-    assert last - first == 4
+    rig = start(runner := Prepares(allowed=4))
+    rig.post(steps=8)
+    runner.wait_for_calls(5)
     rig.engine.drain()
-    drained = runner.prepared
-    time.sleep(0.3)
-    assert runner.prepared <= drained + 1
+    runner.allow_all()
+    rig.wait_ended()
+    first = runner.moments[0]
+    assert [moment - first for moment in runner.moments] == [0, 1, 2, 3, 4, 4, 4, 4]
