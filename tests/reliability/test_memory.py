@@ -28,8 +28,8 @@ SIDES = (64, 96, 128, 192, 256)
 PROMPTS, ADAPTERS = 200, 6
 MOST_GROWTH_BYTES = 8_000_000
 """Of what 500 jobs hold more than those before them; each of them makes tensors of several times that."""
-MOST_GROWTH_SHORT_BYTES = 60_000_000
-"""Of a few jobs, where every size may still be the first of its kind."""
+MOST_GROWTH_SHORT_BYTES = 30_000_000
+"""Of a few jobs behind a few, where a size may still be the first of its kind."""
 LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
