@@ -111,6 +111,13 @@ class HoldsEncoders(Instant):
         self.held.released.set()
 
 
+class HoldsFirstPreview(HoldsEncoders):
+    """The preview of the first step is held."""
+
+    def preview(self, drawing: Sketch) -> Pixels:
+        return self.held if drawing.step == 1 else paint(drawing.seed, 64, 64)
+
+
 class HoldsEncodersAndSteps(HoldsEncoders, StepByStep):
     """As the one, and each model call takes a permit as with the other."""
 

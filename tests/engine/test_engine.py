@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from tests.conftest import eventually
-from tests.engine.fakes import HoldsEncoders, TakesItsTime, TakesItsTimeByRows
+from tests.engine.fakes import HoldsEncoders, HoldsFirstPreview, TakesItsTime, TakesItsTimeByRows
 from tests.engine.rig import Rig
 from tests.fakes import PREVIEW, Instant, LoadsWhenTold, NeverEnds, Sketch, StepByStep
 from worker.engine.rows import RowLimit
@@ -257,7 +257,7 @@ def test_previews_come_at_the_asked_steps_but_not_of_the_finished_picture(
     job = rig.post(steps=steps, width=128, preview=PreviewParams(every, 32, ImageFormat.WEBP))
     rig.wait_ended()
     previews = rig.told.only(job, Preview)
-    assert sorted(preview.step for preview in previews) == expected
+    assert [preview.step for preview in previews] == expected
     assert all((one.width, one.height, one.steps, one.data[8:12]) == (32, 16, steps, b"WEBP") for one in previews)
 
 
@@ -265,7 +265,17 @@ def test_a_job_whose_images_do_not_fit_one_call_still_gets_each_preview_once(sta
     rig = start(Instant(), max_rows=4)
     job = rig.post(steps=8, num_images=3, guidance_scale=5.0, preview=PREVIEW)
     rig.wait_ended()
-    assert sorted(preview.step for preview in rig.told.only(job, Preview)) == list(range(1, 8))
+    assert [preview.step for preview in rig.told.only(job, Preview)] == list(range(1, 8))
+
+
+def test_previews_that_are_encoded_sooner_are_not_told_before_earlier_ones(start: Start) -> None:
+    rig = start(runner := HoldsFirstPreview(previews=True))
+    job = rig.post(steps=4, preview=PREVIEW)
+    eventually(lambda: rig.gauge.encoded == 3)  # the second and third preview, and the picture
+    assert rig.told.only(job, Preview) == []
+    runner.allow_all()
+    rig.wait_ended()
+    assert [preview.step for preview in rig.told.only(job, Preview)] == [1, 2, 3]
 
 
 def test_a_job_completes_only_after_its_last_preview(start: Start) -> None:

@@ -1,4 +1,4 @@
-"""The network between a browser and the worker, which can be cut and mended."""
+"""The network between a browser and the worker, which can be cut and mended, or held at a moment of a job."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import socket
 import threading
 from contextlib import suppress
 from typing import Self
+
+EVENT_END = b"\n\n"
 
 
 class Line:
@@ -17,6 +19,8 @@ class Line:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._down = False
+        self._mark: bytes | None = None
+        self._free = threading.Event()
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> Self:
@@ -27,6 +31,7 @@ class Line:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.let_go()
         self.cut()
 
     def cut(self) -> None:
@@ -41,6 +46,16 @@ class Line:
         """Let connections through again."""
         with self._lock:
             self._down = False
+
+    def hold_at(self, event: str) -> None:
+        """From the next event of that name on, its stream says nothing more: the page stays at that moment."""
+        self._free.clear()
+        self._mark = f"event: {event}\n".encode()
+
+    def let_go(self) -> None:
+        """Let the held stream through, and hold none."""
+        self._mark = None
+        self._free.set()
 
     def _accept(self) -> None:
         while True:
@@ -59,8 +74,20 @@ class Line:
 
     def _pass(self, one: socket.socket, other: socket.socket) -> None:
         with suppress(OSError):
+            unsent = b""
             while data := one.recv(65536):
-                other.sendall(data)
+                unsent += data
+                if mark := self._mark:
+                    passed, found, _ = unsent.partition(mark)
+                    event, whole, after = unsent[len(passed) :].partition(EVENT_END)
+                    if found and not whole:
+                        continue  # the rest of the event is on its way
+                    if found:
+                        other.sendall(passed + event + whole)
+                        self._free.wait()
+                        unsent = after
+                other.sendall(unsent)
+                unsent = b""
         for end in (one, other):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests.ui.line import Line
 from tests.ui.studio import BLUE, CIRCLE, GREEN, RED, fill, generate, pixels, share
 
 pytestmark = pytest.mark.guard(300)
@@ -18,11 +19,14 @@ def draw_circle(page: Page) -> None:
     page.locator("img.finished").wait_for()
 
 
-def test_text_to_image(page: Page) -> None:
+def test_text_to_image(page: Page, line: Line) -> None:
+    page.goto(line.url)
     fill(page, CIRCLE, steps=8)
+    line.hold_at("preview")
     generate(page)
     page.locator("img.preview").wait_for()
     expect(page.get_by_role("status").filter(has_text="Step")).to_be_visible()
+    line.let_go()
     picture = pixels(page.locator("img.finished"))
     assert picture.shape == (128, 128, 3)
     assert 0.05 < share(picture, RED) < 0.6

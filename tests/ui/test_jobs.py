@@ -44,7 +44,7 @@ def test_two_jobs_at_once_each_with_its_bar(page: Page) -> None:
 
 
 def test_a_reload_loses_no_running_job(page: Page, worker_url: str) -> None:
-    fill(page, CIRCLE, steps=40)
+    fill(page, CIRCLE, steps=150)
     generate(page)
     page.locator("img.preview").wait_for()
     page.reload()
@@ -84,7 +84,7 @@ def test_a_network_that_goes_and_comes_loses_no_running_job(browser: Browser, li
         context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         page.goto("/")
-        fill(page, CIRCLE, steps=40)
+        fill(page, CIRCLE, steps=150)
         generate(page)
         page.locator("img.preview").wait_for()
         line.cut()

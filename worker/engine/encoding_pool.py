@@ -46,8 +46,9 @@ class EncodingPool:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="encoding")
 
     def preview(self, run: JobRun[Any], asked: PreviewParams, step: int, steps: int, pieces: Pieces) -> None:
-        """Tell what a picture looks like after `step` of its `steps`."""
+        """Tell what a picture looks like after `step` of its `steps`; a job's previews are told in their order."""
         params = run.work.params
+        place = run.previews.order()
         run.pictures.preview_follows()
 
         def encode() -> None:
@@ -56,7 +57,8 @@ class EncodingPool:
 
             pixels = assemble(pieces)
             data, width, height = encoding.encode_preview(pixels, params.width, params.height, asked)
-            self._outbox.send(run, Preview(step, steps, width, height, asked.format, data))
+            preview = Preview(step, steps, width, height, asked.format, data)
+            run.previews.encoded(place, preview, lambda event: self._outbox.send(run, event))
 
         self._submit(run, encode)
 

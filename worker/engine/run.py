@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic
 
 from worker.engine.runner import D, Pixels
 from worker.errors import EngineFailed, JobFailure
 from worker.jobs.engine import Load
-from worker.jobs.events import Failed, Image, Timings
+from worker.jobs.events import Failed, Image, Preview, Timings
 from worker.jobs.queue import Work
 from worker.jobs.tiling import Tile
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class JobRun(Generic[D]):
-    """Made when the engine takes the job up; the engine's thread owns all but `pictures`, and `ended`.
+    """Made when the engine takes the job up; the engine's thread owns all but `pictures`, `previews`, and `ended`.
 
     `ended` is the outbox's word that the job's ending was sent.
     """
@@ -33,6 +34,7 @@ class JobRun(Generic[D]):
         self.previewed_step = 0
         self.undecoded = work.params.num_images
         self.pictures = Pictures(work.params.num_images)
+        self.previews = Previews()
         self._pieces: dict[int, list[tuple[Tile | None, Pixels]]] = {}
         self.started_at = time.monotonic()
         self.denoising_since = self.started_at
@@ -123,3 +125,26 @@ class Pictures:
             if self._outstanding:
                 return None
             return tuple(sorted(self._images, key=lambda one: one.index))
+
+
+class Previews:
+    """Brings the previews of one job back into their order: two threads encode them, and one may overtake the other."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ordered = 0
+        self._told = 0
+        self._early: dict[int, Preview] = {}
+
+    def order(self) -> int:
+        """The place of one more preview."""
+        self._ordered += 1
+        return self._ordered - 1
+
+    def encoded(self, place: int, preview: Preview, tell: Callable[[Preview], None]) -> None:
+        """Tell it, and those that waited for it, unless it has to wait itself."""
+        with self._lock:  # also while telling, or the order would be lost again
+            self._early[place] = preview
+            while self._told in self._early:
+                tell(self._early.pop(self._told))
+                self._told += 1
