@@ -14,17 +14,8 @@ import numpy as np
 
 from worker import errors
 from worker.engine.runner import DeviceLost, Drawing, Pixels
-from worker.jobs.params import (
-    ImageFormat,
-    JobParams,
-    Limits,
-    ModelFacts,
-    OnDisconnect,
-    OutputParams,
-    PreviewParams,
-    Priority,
-    Task,
-)
+from worker.jobs.facts import Limits, ModelFacts
+from worker.jobs.params import ImageFormat, JobParams, OnDisconnect, OutputParams, PreviewParams, Priority, Task
 
 PATIENCE_S = 30.0
 SECRET = "Traceback in /srv/site-packages/secret.py at 0x7f00deadbeef"

@@ -26,9 +26,9 @@ from worker.app import create_app
 from worker.engine.engine import Engine
 from worker.engine.rows import RowLimit
 from worker.jobs.events import Event
+from worker.jobs.facts import Limits, ModelFacts
 from worker.jobs.job import Job
 from worker.jobs.journal import Journal, NoJournal
-from worker.jobs.params import Limits, ModelFacts
 from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
 from worker.metrics import Metrics

@@ -107,7 +107,7 @@ ROOMS = (
         "worker/models",
         (
             *("torch", "diffusers", "transformers", "safetensors", "numpy"),
-            *("shared_worker.device", "worker.errors", "worker.jobs.params"),
+            *("shared_worker.device", "worker.errors", "worker.jobs.params", "worker.jobs.facts"),
         ),
         may_not=("asyncio",),
     ),

@@ -19,7 +19,7 @@ from worker.api.headers import SecurityHeaders
 from worker.api.openai import router as openai
 from worker.api.sdapi import router as front_ends
 from worker.api.stream import StreamTimes
-from worker.jobs.params import ModelFacts
+from worker.jobs.facts import ModelFacts
 from worker.jobs.service import JobService
 from worker.metrics import Metrics
 

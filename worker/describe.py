@@ -6,7 +6,7 @@ from shared_worker.contract import MemoryInfo, QueueInfo, WorkerInfo, WorkerStat
 from shared_worker.device import Device, memory
 from worker import __version__
 from worker.jobs.engine import EngineState
-from worker.jobs.params import ModelFacts
+from worker.jobs.facts import ModelFacts
 from worker.jobs.service import JobService
 from worker.settings import Settings
 

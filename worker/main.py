@@ -23,8 +23,8 @@ from worker.engine.engine import Engine
 from worker.engine.runner import Runner
 from worker.errors import DeviceUnavailable, StartError, WorkerError
 from worker.jobs.events import Event
+from worker.jobs.facts import Limits
 from worker.jobs.job import Job
-from worker.jobs.params import Limits
 from worker.jobs.queue import JobQueue
 from worker.jobs.service import JobService
 from worker.metrics import Metrics

@@ -13,7 +13,8 @@ from tests.fakes import FACTS, LIMITS
 from worker.api.body import parse_job
 from worker.api.wire import params_json
 from worker.errors import InvalidRequest
-from worker.jobs.params import ControlFacts, ControlParams, JobParams, LoraFacts, LoraParams, Preprocessor
+from worker.jobs.facts import ControlFacts, LoraFacts
+from worker.jobs.params import ControlParams, JobParams, LoraParams, Preprocessor
 
 OFFERED = replace(
     FACTS,

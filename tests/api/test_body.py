@@ -15,7 +15,8 @@ from tests.serving import PROMPT, ServedWorker
 from worker import errors
 from worker.api.body import parse_job
 from worker.api.request import MAX_SEED
-from worker.jobs.params import Guidance, ImageFormat, JobParams, OutputParams, PreviewParams
+from worker.jobs.facts import Guidance
+from worker.jobs.params import ImageFormat, JobParams, OutputParams, PreviewParams
 
 JSON = {"Content-Type": "application/json"}
 

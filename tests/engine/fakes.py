@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -155,6 +155,31 @@ class InTiles(StepByStep):
         assert tile is not None
         whole = paint(drawing.seed, tile.left + tile.width, tile.top + tile.height)
         return whole[tile.top :, tile.left :]
+
+
+class MakesTilesSlowly(InTiles):
+    """Each tile's drawing takes many steps' time to make; `calls_before` says how many calls there had been then, and
+    `on_tile` is told its number."""
+
+    TILE_S = 0.05
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls_before: list[int] = []
+        self.on_tile: Callable[[int], None] = lambda number: None
+
+    def open(self, params: JobParams) -> Iterator[Sketch]:
+        if params.width == 64:
+            yield from StepByStep.open(self, params)
+            return
+        for number, sketch in enumerate(super().open(params)):
+            self.calls_before.append(len(self.calls))
+            self.on_tile(number)
+            threading.Event().wait(self.TILE_S)
+            yield sketch
+
+    def finish(self, drawing: Sketch) -> Pixels:
+        return super().finish(drawing) if drawing.tile else paint(drawing.seed, drawing.width, drawing.height)
 
 
 class CallsWhenOpening(Instant):

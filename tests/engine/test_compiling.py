@@ -95,7 +95,7 @@ class Rig:
 
     def draw(self, images: int = 1) -> torch.Tensor:
         """Draw one job in calls of all its images; its first latent."""
-        drawings = self.denoiser.open(small(steps=LEAST_CALLS, num_images=images, seed=5))
+        drawings = list(self.denoiser.open(small(steps=LEAST_CALLS, num_images=images, seed=5)))
         run(self.denoiser, *drawings)
         return drawings[0].latent
 
@@ -121,7 +121,7 @@ def test_the_hottest_bucket_is_compiled_first_and_then_drawings_of_its_kind_begi
     rig.compile_one()
     assert rig.compiler.compiled_rows == [8]
     assert rig.compiler.calls == [8] * WARM_CALLS
-    assert not rig.denoiser.open(small())[0].compiled, "not while a bucket that pays is left"
+    assert not next(rig.denoiser.open(small())).compiled, "not while a bucket that pays is left"
     rig.compile_all()
     assert rig.compiler.compiled_rows == [8, 2]
     assert len(rig.seconds) == 2
@@ -130,7 +130,7 @@ def test_the_hottest_bucket_is_compiled_first_and_then_drawings_of_its_kind_begi
     assert all(rig.modes[-LEAST_CALLS:])
     assert not torch.equal(compiled, eager)
     assert torch.allclose(compiled, eager, atol=0.1)
-    assert not rig.denoiser.open(small(width=64))[0].compiled, "another size is another kind"
+    assert not next(rig.denoiser.open(small(width=64))).compiled, "another size is another kind"
 
 
 def test_jobs_are_drawn_while_a_compiler_works_and_none_waits() -> None:
@@ -145,7 +145,7 @@ def test_jobs_are_drawn_while_a_compiler_works_and_none_waits() -> None:
     assert torch.equal(rig.draw(), expected)
     assert not rig.compiler.calls
     rig.compile_all()
-    assert rig.denoiser.open(small())[0].compiled
+    assert next(rig.denoiser.open(small())).compiled
 
 
 def test_a_compiler_without_work_is_told_so_and_begins_anew_when_there_is_some() -> None:
@@ -181,13 +181,13 @@ def test_compiled_calls_are_padded_up_and_larger_ones_cut_into_pieces() -> None:
     rig.compile_all()
     assert rig.compiler.compiled_rows == [4]
     rig.compiler.calls.clear()
-    drawings = rig.denoiser.open(small(steps=1, num_images=3, seed=5))
+    drawings = list(rig.denoiser.open(small(steps=1, num_images=3, seed=5)))
     rig.denoiser.step(drawings)
     assert rig.compiler.calls == [4, 4]
     assert rig.padding == [0, 2]
     alone = Denoiser(lambda report: Formula())
     alone.load(lambda share: None)
-    others = alone.open(small(steps=1, num_images=3, seed=5))
+    others = list(alone.open(small(steps=1, num_images=3, seed=5)))
     alone.step(others)
     for one, other in zip(drawings, others, strict=True):
         assert torch.equal(one.latent, other.latent)
@@ -218,7 +218,7 @@ def test_a_compiled_call_that_fails_is_made_again_as_it_is() -> None:
     rig.compile_all()
     assert torch.equal(rig.draw(), expected)
     assert rig.failures == [True]
-    assert not rig.denoiser.open(small())[0].compiled
+    assert not next(rig.denoiser.open(small())).compiled
     assert not rig.denoiser.prepare()
     assert rig.compiler.resting, "it is not tried again"
 
@@ -240,7 +240,7 @@ def test_no_more_than_so_many_are_compiled(monkeypatch: pytest.MonkeyPatch) -> N
         rig.draw(images=images)
     rig.compile_all()
     assert len(rig.compiler.compiled_rows) == 2
-    assert rig.denoiser.open(small())[0].compiled, "those that are there are used"
+    assert next(rig.denoiser.open(small())).compiled, "those that are there are used"
 
 
 @pytest.mark.parametrize(("each", "expected"), [(10, 2), (24, 1), (1, 4)])

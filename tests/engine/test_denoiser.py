@@ -13,7 +13,8 @@ import torch
 
 from tests.fakes import FACTS, make_params
 from worker.engine import preview
-from worker.engine.denoiser import Denoiser, LatentDrawing
+from worker.engine.denoiser import Denoiser
+from worker.engine.latent_drawing import LatentDrawing
 from worker.engine.runner import DeviceLost
 from worker.errors import InvalidInput, ModelUnusable, NanOutput, OutOfMemory
 from worker.models.base import Conditioning
@@ -185,28 +186,28 @@ def test_a_drawing_for_each_image_with_noise_of_its_own_seed() -> None:
 
 def test_only_guidance_above_one_costs_a_second_row() -> None:
     denoiser = loaded(Formula())
-    rows = {scale: denoiser.open(small(guidance_scale=scale))[0].rows for scale in (0.0, 1.0, 1.01, 9.0)}
+    rows = {scale: next(denoiser.open(small(guidance_scale=scale))).rows for scale in (0.0, 1.0, 1.01, 9.0)}
     assert rows == {0.0: 1, 1.0: 1, 1.01: 2, 9.0: 2}
 
 
 def test_prompts_are_encoded_once() -> None:
     denoiser = loaded(model := Formula())
-    denoiser.open(small(prompt="a", negative_prompt="b"))
-    denoiser.open(small(prompt="b", negative_prompt=None))
-    denoiser.open(small(prompt="a", negative_prompt="unused", guidance_scale=1.0))
+    list(denoiser.open(small(prompt="a", negative_prompt="b")))
+    list(denoiser.open(small(prompt="b", negative_prompt=None)))
+    list(denoiser.open(small(prompt="a", negative_prompt="unused", guidance_scale=1.0)))
     assert model.encoded == ["a", "b", ""]
 
 
 def test_drawings_of_one_size_share_a_key_whatever_else_they_ask() -> None:
     denoiser = loaded(Formula())
-    usual = denoiser.open(small())[0].key
+    usual = next(denoiser.open(small())).key
     for other in (
         small(prompt="else", negative_prompt="other", steps=9),
         small(sampler="ddim"),
         small(guidance_scale=1.0),
     ):
-        assert denoiser.open(other)[0].key == usual
-    assert denoiser.open(small(width=64))[0].key != usual
+        assert next(denoiser.open(other)).key == usual
+    assert next(denoiser.open(small(width=64))).key != usual
 
 
 @pytest.mark.parametrize(("prompt", "negative"), [("aa bb cc", "d"), ("aa", "d e f"), ("aa bb", None)])
@@ -224,7 +225,7 @@ def test_long_texts_and_short_ones_do_not_share_a_call() -> None:
     denoiser = loaded(LongTexts())
     asked = [("a b", "", 5), ("a", "b c", 5), ("a b", None, 1), ("a", None, 5), ("a", "b", 1)]
     keys = [
-        denoiser.open(small(prompt=prompt, negative_prompt=negative, guidance_scale=scale))[0].key
+        next(denoiser.open(small(prompt=prompt, negative_prompt=negative, guidance_scale=scale))).key
         for prompt, negative, scale in asked
     ]
     assert keys[0] == keys[1] == keys[2]
@@ -234,11 +235,11 @@ def test_long_texts_and_short_ones_do_not_share_a_call() -> None:
 
 def test_what_is_to_be_said_of_the_texts_goes_with_every_drawing() -> None:
     denoiser = loaded(LongTexts())
-    guided = denoiser.open(small(prompt="a b", negative_prompt="c", num_images=2))
+    guided = list(denoiser.open(small(prompt="a b", negative_prompt="c", num_images=2)))
     assert {drawing.warnings for drawing in guided} == {("prompt: of a", "prompt: of b", "negative_prompt: of c")}
     [alone] = denoiser.open(small(prompt="a", negative_prompt="c", guidance_scale=1.0))
     assert alone.warnings == ("prompt: of a", NO_EFFECT)
-    assert denoiser.open(small(prompt=""))[0].warnings == ()
+    assert next(denoiser.open(small(prompt=""))).warnings == ()
 
 
 def test_a_negative_prompt_without_guidance_is_told_to_have_no_effect() -> None:
@@ -278,7 +279,7 @@ def test_in_company_a_drawing_is_what_it_is_alone() -> None:
         small(seed=6, sampler="euler_a", steps=4, prompt="xx"),
         small(seed=7, sampler="heun", steps=4, prompt="xx"),
     ]
-    together = [denoiser.open(job)[0] for job in jobs]
+    together = [next(denoiser.open(job)) for job in jobs]
     run(denoiser, *together)
     for job, drawing in zip(jobs, together, strict=True):
         (alone,) = denoiser.open(job)
@@ -301,7 +302,7 @@ def test_a_sampler_that_calls_the_model_twice_a_step_counts_one() -> None:
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_plans_are_read_off_copies_of_a_scheduler_that_is_made_once(sampler: str) -> None:
     denoiser = loaded(model := Formula())
-    denoiser.open(small(sampler=sampler, steps=7))
+    list(denoiser.open(small(sampler=sampler, steps=7)))
     (drawing,) = denoiser.open(small(sampler=sampler, steps=5))
     assert model.schedulers == [sampler]
     (afresh,) = loaded(Formula()).open(small(sampler=sampler, steps=5))
@@ -326,7 +327,7 @@ def test_a_step_that_is_repeated_after_an_error_draws_the_same_noise() -> None:
 def test_noise_comes_from_the_jobs_own_seed(sampler: str) -> None:
     denoiser = loaded(Formula())
     jobs = [small(seed=seed, sampler=sampler, steps=4) for seed in (1, 2)]
-    together = [denoiser.open(job)[0] for job in jobs]
+    together = [next(denoiser.open(job)) for job in jobs]
     run(denoiser, *together)
     for job, drawing in zip(jobs, together, strict=True):
         (alone,) = denoiser.open(job)
@@ -338,8 +339,8 @@ def test_noise_comes_from_the_jobs_own_seed(sampler: str) -> None:
 def test_more_steps_than_a_sampler_makes_fail_the_job_and_say_so() -> None:
     denoiser = loaded(Formula())
     with pytest.raises(InvalidInput, match="lcm does not make 60 steps"):
-        denoiser.open(small(sampler="lcm", steps=60))
-    assert denoiser.open(small(sampler="lcm", steps=4))[0].steps == 4
+        list(denoiser.open(small(sampler="lcm", steps=60)))
+    assert next(denoiser.open(small(sampler="lcm", steps=4))).steps == 4
 
 
 def test_guidance_is_between_the_prompt_and_the_negative_prompt() -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.engine.fakes import InTiles
 from tests.engine.rig import Journal
-from tests.fakes import Instant, Sketch, Warns, make_params, paint
+from tests.fakes import PATIENCE_S, Instant, Sketch, Warns, make_params, paint
 from worker.engine.outbox import Outbox
 from worker.engine.run import JobRun, Pictures
 from worker.jobs.events import Cancelled, CancelReason, Completed, Failed, Image, Progress, Timings
@@ -16,7 +16,7 @@ from worker.jobs.queue import Work
 
 def run_of(**changes: object) -> JobRun[Sketch]:
     run: JobRun[Sketch] = JobRun(Work("job", make_params(**changes)))
-    run.opened(list(Instant().open(run.work.params)))
+    assert run.open_on(Instant().open, PATIENCE_S)
     return run
 
 
@@ -36,8 +36,16 @@ def test_a_job_is_as_far_as_its_slowest_image() -> None:
 
 def test_what_its_images_say_is_said_once() -> None:
     run: JobRun[Sketch] = JobRun(Work("job", make_params(num_images=2)))
-    run.opened(Warns("a", "b").open(run.work.params))
+    assert run.open_on(Warns("a", "b").open, PATIENCE_S)
     assert run.warnings == ("a", "b")
+
+
+def test_its_drawings_are_made_one_at_a_time_where_there_is_no_time_for_more() -> None:
+    run: JobRun[Sketch] = JobRun(Work("job", make_params(num_images=2)))
+    runner = InTiles()
+    assert [run.open_on(runner.open, 0) for _ in range(7)] == [False] * 6 + [True]
+    assert len(runner.opened) == 1
+    assert len(run.drawings) == 8
 
 
 def test_timings_add_up() -> None:
@@ -53,7 +61,7 @@ def test_timings_add_up() -> None:
 
 def test_an_image_is_there_with_its_last_tile() -> None:
     run: JobRun[Sketch] = JobRun(Work("job", make_params(num_images=2)))
-    run.opened(InTiles().open(run.work.params))
+    assert run.open_on(InTiles().open, PATIENCE_S)
     assert run.undecoded == 8
     assert [drawing.index for drawing in run.shown] == [0] * 4
     first, second = run.drawings[:4], run.drawings[4:]

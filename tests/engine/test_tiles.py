@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image as PillowImage
 
-from tests.engine.fakes import InTiles
+from tests.engine.fakes import InTiles, MakesTilesSlowly
 from tests.engine.rig import Rig
 from tests.fakes import PREVIEW, Sketch, paint
 from worker.engine.batching import Batching
-from worker.jobs.events import Cancelled, CancelReason, Preview, Progress
+from worker.errors import OutOfMemory
+from worker.jobs.events import Cancelled, CancelReason, Ending, Preview, Progress
 
 
 def tiled(**changes: object) -> dict[str, object]:
@@ -38,8 +40,66 @@ def test_a_step_is_told_when_every_tile_has_done_it() -> None:
     job = rig.post(**tiled(preview=PREVIEW))
     rig.wait_ended(job)
     assert [event.step for event in rig.told.only(job, Progress)] == [1, 2, 3]
-    previews = sorted(rig.told.only(job, Preview), key=lambda one: one.step)  # two threads encode them
+    previews = rig.told.only(job, Preview)
     assert [(one.step, one.width, one.height) for one in previews] == [(1, 32, 32), (2, 32, 32)]
+    rig.close()
+
+
+def test_others_step_while_tiles_are_made() -> None:
+    rig = Rig(runner := MakesTilesSlowly())
+    neighbour = rig.post(width=64, height=64, steps=10_000)
+    runner.wait_for_calls(1)
+    runner.allow_all()
+    job = rig.post(**tiled(num_images=2))
+    rig.wait_ended(job)
+    rig.cancel(neighbour)
+    assert len(runner.calls_before) == 8
+    between = [later - sooner for sooner, later in pairwise(runner.calls_before)]
+    assert sum(calls > 0 for calls in between) > 4, "a step is far shorter than a tile takes to make"
+    assert len(rig.completed(job).images) == 2
+    rig.close()
+
+
+def test_a_job_whose_tiles_are_made_can_be_cancelled_and_the_next_one_is_taken_up() -> None:
+    rig = Rig(runner := MakesTilesSlowly(), start=False)
+    job, after = rig.post(**tiled()), rig.post(**tiled())
+    runner.allow_all()
+    runner.on_tile = lambda number: rig.engine.cancel(job, CancelReason.REQUESTED) and None
+    rig.engine.start()
+    rig.wait_ended()
+    assert isinstance(rig.told.ending(job), Cancelled)
+    assert rig.told.only(job, Progress) == []
+    assert rig.completed(after)
+    assert len(runner.calls_before) < 8
+    rig.close()
+
+
+def test_a_job_whose_third_tile_cannot_be_made_fails_alone() -> None:
+    rig = Rig(runner := MakesTilesSlowly(), start=False)
+    job, after = rig.post(**tiled()), rig.post(**tiled())
+    runner.allow_all()
+
+    def fail(number: int) -> None:
+        if number == 2 and len(runner.calls_before) == 3:
+            raise OutOfMemory
+
+    runner.on_tile = fail
+    rig.engine.start()
+    rig.wait_ended()
+    assert rig.failed(job).code == "out_of_memory"
+    assert rig.completed(after)
+    rig.close()
+
+
+def test_a_job_whose_tiles_are_made_ends_with_the_engine() -> None:
+    rig = Rig(runner := MakesTilesSlowly(), start=False)
+    job = rig.post(**tiled())
+    runner.on_tile = lambda number: rig.engine.stop(0) and None
+    rig.engine.start()
+    rig.wait_stopped()
+    rig.wait_ended()
+    assert isinstance(rig.told.ending(job), Ending)
+    assert len(runner.calls_before) < 4
     rig.close()
 
 

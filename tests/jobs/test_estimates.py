@@ -7,7 +7,7 @@ import pytest
 from tests.fakes import make_params
 from worker.jobs import estimates
 from worker.jobs.engine import EngineState, Load, Pace, Snapshot
-from worker.jobs.params import Guidance
+from worker.jobs.facts import Guidance
 
 PACE = Pace(call_rows=4, base_s=0.1, row_s=0.05, decode_s=0.0)
 

@@ -118,7 +118,7 @@ class Loaded:
 
     def draw(self, *jobs: JobParams, join_every: int = 0) -> list[list[Pixels]]:
         """The pictures of all jobs, drawn in the same calls; each joins `join_every` steps after the one before."""
-        opened = [self.denoiser.open(asked) for asked in jobs]
+        opened = [list(self.denoiser.open(asked)) for asked in jobs]
         step = 0
         while True:
             joined = opened if join_every == 0 else opened[: 1 + step // join_every]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from worker.errors import ModelUnusable
-from worker.jobs.params import Guidance, Task
+from worker.jobs.facts import Guidance
+from worker.jobs.params import Task
 from worker.models.family import Family
 from worker.models.registry import ANY, FAMILIES, REPAINT, default_sampler, facts_of, family_of, sizes
 from worker.models.shipped import ShippedConfigs

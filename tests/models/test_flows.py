@@ -20,7 +20,8 @@ from tests.models.tiny import half_mask, job, psnr_db, scene
 from worker.engine.denoiser import Denoiser
 from worker.errors import ModelUnusable
 from worker.jobs.estimates import load_of
-from worker.jobs.params import Guidance, JobParams, Task
+from worker.jobs.facts import Guidance
+from worker.jobs.params import JobParams, Task
 from worker.models.flux import pack, positions, unpack
 from worker.models.prompts.t5 import NO_WEIGHTS
 from worker.models.registry import DEFAULTS_FILE, identify
@@ -182,7 +183,7 @@ def test_schnell_knows_no_guidance(tmp_path: Path) -> None:
 def test_rows_are_foreseen(sd3: Loaded, dev: Loaded, family: str, guidance_scale: float) -> None:
     loaded = {"sd3": sd3, "flux": dev}[family]
     asked = flow(num_images=2, guidance_scale=guidance_scale)
-    drawings = loaded.denoiser.open(asked)
+    drawings = list(loaded.denoiser.open(asked))
     assert load_of(asked, loaded.checkpoint.facts.guidance).rows == sum(one.rows for one in drawings)
 
 

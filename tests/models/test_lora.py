@@ -39,12 +39,13 @@ def load(
     cache_bytes: int = 10**9,
     rows: int | None = None,
     dtype: str = "float32",
+    on_prompt: Callable[[bool], None] = lambda hit: None,
 ) -> Denoiser:
     checkpoint = identify(str(model), dtype=dtype, samplers=tuple(SCHEDULERS | FLOWS))
     if loras is not None:
         checkpoint = checkpoint.with_loras(loras, cache_bytes)
         assert all(one.fits for one in checkpoint.facts.loras), checkpoint.facts.loras
-    loaded = Denoiser(lambda report: checkpoint.load(find_device("cpu"), report), fixed_rows=rows)
+    loaded = Denoiser(lambda report: checkpoint.load(find_device("cpu"), report), fixed_rows=rows, on_prompt=on_prompt)
     loaded.load(lambda share: None)
     return loaded
 
@@ -107,7 +108,7 @@ def test_several_adapters_add_up(denoiser: Denoiser, expected: Callable[[JobPara
     asked = wearing(("kohya-both", 0.6), ("diffusers-both", -0.4), ("styles/kohya-locon", 0.3))
     [[picture]] = draw(denoiser, asked)
     assert psnr_db(picture, expected(asked)) >= ALONE_DB
-    assert not denoiser.open(asked)[0].warnings
+    assert not next(denoiser.open(asked)).warnings
 
 
 @pytest.mark.parametrize("join_every", [0, 1])
@@ -145,7 +146,7 @@ def test_in_exact_numerics_bytes_do_not_depend_on_company(tiny: Path, loras: Pat
         wearing(("diffusers-unet", 1.0), seed=4),
     ]
     alone = [draw(worker, asked)[0][0] for asked in jobs]
-    opened = [worker.open(asked)[0] for asked in jobs]
+    opened = [next(worker.open(asked)) for asked in jobs]
     while waiting := [one for one in opened if not one.done]:
         worker.step([one for one in waiting if one.key == waiting[0].key])
     for drawing, expected in zip(opened, alone, strict=True):

@@ -61,26 +61,26 @@ def test_the_least_recently_used_goes_first_and_leaves_nothing_behind(tiny: Path
     denoiser = load(tiny, loras, cache_bytes=int(2.5 * size_of(loras / "a.safetensors")))
     assert hooks(denoiser) == 0
     for name in "aab":
-        denoiser.open(wearing((name, 1.0)))
+        list(denoiser.open(wearing((name, 1.0))))
     assert kept(denoiser) == ["a", "b"]
     count, held = adapters_of(denoiser).held
     assert (count, held) == (2, 2 * size_of(loras / "a.safetensors"))
     both = hooks(denoiser)
-    denoiser.open(wearing(("a", 0.3)))
-    denoiser.open(wearing(("c", 1.0)))
+    list(denoiser.open(wearing(("a", 0.3))))
+    list(denoiser.open(wearing(("c", 1.0))))
     assert kept(denoiser) == ["a", "c"]
     assert hooks(denoiser) == both, "one behind each layer, however many adapters change it"
 
 
 def test_what_a_drawing_uses_stays(tiny: Path, loras: Path) -> None:
     denoiser = load(tiny, loras, cache_bytes=0)
-    drawings = denoiser.open(wearing(("a", 1.0), ("b", 1.0)))
-    denoiser.open(wearing(("c", 1.0)))
+    drawings = list(denoiser.open(wearing(("a", 1.0), ("b", 1.0))))
+    list(denoiser.open(wearing(("c", 1.0))))
     assert kept(denoiser) == ["a", "b", "c"]
     del drawings
-    denoiser.open(wearing(("b", 1.0)))
+    list(denoiser.open(wearing(("b", 1.0))))
     assert kept(denoiser) == ["b"]
-    denoiser.open(job())
+    list(denoiser.open(job()))
     assert kept(denoiser) == []
 
 
@@ -114,12 +114,10 @@ def test_memory_is_flat_over_many_that_come_and_go(tiny: Path, loras: Path) -> N
 
 
 def test_prompts_are_encoded_anew_only_for_what_changes_them(tiny: Path, loras: Path) -> None:
-    denoiser = load(tiny, loras)
     heard: list[bool] = []
-    denoiser._on_prompt = heard.append
-    denoiser._prompts._on_get = heard.append
+    denoiser = load(tiny, loras, on_prompt=heard.append)
     for asked in (job(), wearing(("a", 1.0)), wearing(("d", 1.0)), wearing(("d", 0.5)), wearing(("a", 1), ("d", 1.0))):
-        denoiser.open(asked)
+        list(denoiser.open(asked))
     assert heard == [False, False, True, True, False, False, False, False, True, True]
 
 
@@ -149,7 +147,7 @@ def test_a_file_that_fits_by_its_header_alone_fails_its_job_alone(
     save_file({name: tensor.contiguous() for name, tensor in spoilt.items()}, file)
     denoiser = load(tiny, tmp_path)
     with pytest.raises(InvalidInput, match=message) as raised:
-        denoiser.open(wearing(("one", 1.0)))
+        list(denoiser.open(wearing(("one", 1.0))))
     assert str(tmp_path) not in raised.value.detail
     assert kept(denoiser) == []
     assert hooks(denoiser) == 0
@@ -162,7 +160,7 @@ def test_a_file_that_is_gone_fails_its_job_alone(tiny: Path, tmp_path: Path) -> 
     denoiser = load(tiny, tmp_path)
     file.unlink()
     with pytest.raises(InvalidInput, match="cannot be read"):
-        denoiser.open(wearing(("one", 1.0)))
+        list(denoiser.open(wearing(("one", 1.0))))
 
 
 def test_layers_that_the_model_lacks_are_told_of(tiny: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.models.files import write_zeros
 from worker.errors import ConfigurationError, InvalidInput
-from worker.jobs.params import LoraFacts
+from worker.jobs.facts import LoraFacts
 from worker.models.loras.folder import Fit, Loras
 
 TO_K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"

@@ -24,7 +24,8 @@ from tests.models.test_sd import one_thread
 from tests.models.tiny import half_mask, job, scene
 from worker.engine.denoiser import Denoiser
 from worker.errors import ConfigurationError, ModelUnusable
-from worker.jobs.params import LoraParams, ModelFacts, Task
+from worker.jobs.facts import ModelFacts
+from worker.jobs.params import LoraParams, Task
 from worker.models.checkpoint import Checkpoint
 from worker.models.offload import Offload, OnDevice, Placement, choose_placement, offload_on
 from worker.models.registry import identify
@@ -273,7 +274,7 @@ def test_the_picture_is_the_same(adapted: Checkpoint) -> None:
 def test_running_steps_pay_nothing(adapted: Checkpoint) -> None:
     watched = Watched()
     moved = loaded(adapted, watched)
-    drawings = moved.denoiser.open(JOBS[1])
+    drawings = list(moved.denoiser.open(JOBS[1]))
     moved.denoiser.step(drawings)
     before = len(watched.moves)
     moved.denoiser.step(drawings)

@@ -15,9 +15,11 @@ from safetensors.torch import save_file
 from shared_worker.device import find_device
 from tests.models.tiny import WIDTH, by_stock, job, load_stock, psnr_db
 from tests.schedulers import SCHEDULERS, stock_scheduler
-from worker.engine.denoiser import Denoiser, LatentDrawing
+from worker.engine.denoiser import Denoiser
+from worker.engine.latent_drawing import LatentDrawing
 from worker.engine.runner import Pixels
-from worker.jobs.params import EmbeddingFacts, JobParams
+from worker.jobs.facts import EmbeddingFacts
+from worker.jobs.params import JobParams
 from worker.models.prompts.weighting import weigh
 from worker.models.registry import identify
 
@@ -152,7 +154,7 @@ def test_long_and_short_prompts_at_once_each_are_their_own(stock: StableDiffusio
         job(prompt="a blue star", negative_prompt=LONG, sampler="dpmpp_2m", steps=5, seed=3),
         job(prompt="a ring", sampler="euler", steps=4, seed=4, guidance_scale=1.0),
     ]
-    keys = [denoiser.open(asked)[0].key for asked in jobs]
+    keys = [next(denoiser.open(asked)).key for asked in jobs]
     assert keys[0] == keys[2]
     assert keys[1] == keys[3]
     assert keys[0] != keys[1]

@@ -52,7 +52,7 @@ def denoiser(model: Model) -> Denoiser:
 
 def draw(denoiser: Denoiser, *jobs: JobParams, join_every: int = 0) -> list[list[Pixels]]:
     """The pictures of all jobs, drawn together; each job joins `join_every` steps after the one before."""
-    opened = [denoiser.open(asked) for asked in jobs]
+    opened = [list(denoiser.open(asked)) for asked in jobs]
     step = 0
     while True:
         joined = opened if join_every == 0 else opened[: 1 + step // join_every]

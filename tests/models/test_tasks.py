@@ -135,9 +135,9 @@ def test_what_cannot_be_decoded_is_told_without_a_word_of_the_decoder(denoiser: 
     whole = scene()
     cut = Picture(32, 32, 90, whole.data[:90])
     with pytest.raises(InvalidInput, match=r"^The image cannot be decoded: the file is damaged or cut off$"):
-        denoiser.open(from_image(image=cut))
+        list(denoiser.open(from_image(image=cut)))
     with pytest.raises(InvalidInput, match="mask"):
-        denoiser.open(inpainting(mask=cut))
+        list(denoiser.open(inpainting(mask=cut)))
 
 
 def test_transparency_and_rotation() -> None:

@@ -65,7 +65,7 @@ def denoiser(model: Model) -> Denoiser:
 
 def whole(denoiser: Denoiser, asked: JobParams) -> Pixels:
     """The first image of a job, from its tiles."""
-    drawings = denoiser.open(asked)
+    drawings = list(denoiser.open(asked))
     while waiting := [one for one in drawings if not one.done]:
         denoiser.step(waiting[:5])
     return assemble([(one.tile, denoiser.finish(one)) for one in drawings if one.index == 0])
@@ -88,13 +88,26 @@ def test_tiles_share_calls_with_pictures_of_their_size(stock: Any, denoiser: Den
 
 def test_the_seed_decides_every_tile_whatever_steps_first(denoiser: Denoiser) -> None:
     asked = upscaling(SIDE_PX, sampler="euler_a")
-    drawings = denoiser.open(asked)
+    drawings = list(denoiser.open(asked))
     for one in reversed(drawings):
         while not one.done:
             denoiser.step([one])
     backwards = assemble([(one.tile, denoiser.finish(one)) for one in drawings])
     assert psnr_db(backwards, whole(denoiser, asked)) >= IN_COMPANY_DB
     assert psnr_db(backwards, whole(denoiser, replace(asked, seed=7))) < 35
+
+
+def test_a_tile_is_encoded_when_its_drawing_is_asked_for_and_once_for_all_images(
+    denoiser: Denoiser, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[torch.Size] = []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda pixels: encoded.append(pixels.shape) or encode(pixels))
+    asked = upscaling(SIDE_PX, num_images=2)
+    seen = [len(encoded) for _ in denoiser.open(asked)]
+    tiles = asked.upscale.tiles
+    assert seen == [*range(1, tiles + 1), *[tiles] * tiles]
+    assert set(encoded) == {(1, 3, SIDE_PX, SIDE_PX)}
 
 
 def test_neighbours_begin_alike_where_they_overlap(denoiser: Denoiser) -> None:

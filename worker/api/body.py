@@ -21,14 +21,13 @@ from worker.api.checks import size_of, unmet_limits
 from worker.api.pictures import Pictures, read_pictures
 from worker.api.request import DEFAULT_STRENGTH, UPSCALE_STRENGTH, JobRequest, UpscaleRequest
 from worker.errors import BodyTooLarge, FieldFault, InvalidRequest, MalformedBody, ModelMismatch, UnsupportedMediaType
+from worker.jobs.facts import Limits, ModelFacts
 from worker.jobs.params import (
     LATENT,
     ControlParams,
     ImageFormat,
     JobParams,
-    Limits,
     LoraParams,
-    ModelFacts,
     OnDisconnect,
     OutputParams,
     Preprocessor,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from worker.api.pictures import Pictures
 from worker.api.request import MAX_SEED, ControlRequest, JobRequest, LoraRequest, UpscaleRequest
 from worker.errors import FieldFault
-from worker.jobs.params import LATENT, ControlFacts, Guidance, Limits, LoraFacts, ModelFacts, Task
+from worker.jobs.facts import ControlFacts, Guidance, Limits, LoraFacts, ModelFacts
+from worker.jobs.params import LATENT, Task
 
 Named = LoraRequest | ControlRequest
 

@@ -13,8 +13,8 @@ from worker.api.request import JobRequest, openapi_body
 from worker.api.trace import read_trace
 from worker.api.wire import job_json
 from worker.errors import FieldFault, InvalidRequest
+from worker.jobs.facts import ModelFacts
 from worker.jobs.job import Status
-from worker.jobs.params import ModelFacts
 from worker.jobs.service import JobService
 
 MAX_KEY_CHARACTERS = 255

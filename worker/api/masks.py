@@ -10,7 +10,7 @@ from PIL import ImageFilter, ImageOps
 
 from worker.api.pictures import FORMATS, Unreadable, read_picture
 from worker.errors import FieldFault, InvalidRequest
-from worker.jobs.params import Limits
+from worker.jobs.facts import Limits
 
 PNG_LEVEL = 1
 

@@ -18,7 +18,8 @@ from PIL import Image as PillowImage
 
 from worker.api.request import JobRequest
 from worker.errors import FieldFault
-from worker.jobs.params import Limits, Picture
+from worker.jobs.facts import Limits
+from worker.jobs.params import Picture
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 DATA_URL = re.compile(r"data:image/[a-z.+-]{1,20};base64,", re.IGNORECASE)

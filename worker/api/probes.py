@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from shared_worker.contract import WorkerInfo
 from worker.jobs.engine import EngineState
-from worker.jobs.params import ModelFacts
+from worker.jobs.facts import ModelFacts
 from worker.jobs.service import JobService
 from worker.metrics import Metrics
 

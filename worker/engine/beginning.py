@@ -61,7 +61,7 @@ class Beginning:
 
 
 class Source:
-    """The pictures that came with a job, read and encoded once for all its images, tile by tile.
+    """The pictures that came with a job, read once and encoded once for all its images, each tile when it is due.
 
     `width` and `height` are the size that is drawn, in `tiles`; a picture with a mask is one tile. Raises InvalidInput
     for a picture that cannot be read.
@@ -75,13 +75,14 @@ class Source:
         # Stock inpainting at full strength begins with noise alone, image-to-image never.
         self._pure = params.task is Task.INPAINTING and params.strength == 1.0
         self._takes_mask = model.takes_mask
-        self._images: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._model = model
+        self._pixels: torch.Tensor | None = None
+        self._encoded: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._mask = self._hidden = None
         if params.image is None:
             return
         pixels = torch.from_numpy(pictures.read_pixels(params.image, width, height).copy())
-        pixels = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1  # [1, 3, height, width]
-        self._images = [_encoded(model, _part(pixels, tile)) for tile in tiles]
+        self._pixels = pixels = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1  # [1, 3, height, width]
         if params.mask is not None:
             mask = torch.from_numpy(pictures.read_mask(params.mask, width, height).copy())[None, None]
             painted = (mask >= PAINTED).float()
@@ -97,7 +98,7 @@ class Source:
         """
         for index, seed in enumerate(self._seeds):
             generator = torch.Generator().manual_seed(seed)
-            if not self._images:
+            if self._pixels is None:
                 latent = self._noise(generator)[0] * plan.initial_scale
                 yield Beginning(index, self._tiles[0], latent, generator)
                 continue
@@ -106,12 +107,19 @@ class Source:
             # Stock pipelines encode the hidden picture too where the model has no use for it, which takes of the
             # generator.
             of_hidden = None if self._mask is None else self._noise(generator)
-            for number, (tile, encoded) in enumerate(zip(self._tiles, self._images, strict=True)):
-                image = None if of_image is None else _sampled(encoded, self._cut(of_image, tile))
+            for number, tile in enumerate(self._tiles):
+                image = None if of_image is None else _sampled(self._tile(number), self._cut(of_image, tile))
                 own = torch.Generator().manual_seed((seed + number * TILE_SEEDS) % 2**63) if number else generator
                 latent = self._noisy(plan, image, self._cut(noise, tile))
                 begun = Beginning(index, tile, latent[0], own)
                 yield begun if of_hidden is None else self._with_mask(begun, image, noise, of_hidden)
+
+    def _tile(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The encoding of a tile, of which those before have been asked for."""
+        if number == len(self._encoded):
+            assert self._pixels is not None, "without a picture nothing is encoded"
+            self._encoded.append(_encoded(self._model, _part(self._pixels, self._tiles[number])))
+        return self._encoded[number]
 
     def _noisy(self, plan: Plan, image: torch.Tensor | None, noise: torch.Tensor) -> torch.Tensor:
         """What the first call sees.  # [1, C, h, w]"""

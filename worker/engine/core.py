@@ -69,6 +69,7 @@ class EngineCore(Generic[D]):
         self._fitting = Fitting()
         self._pacemaker = Pacemaker()
         self._runs: dict[str, JobRun[D]] = {}
+        self._opening: JobRun[D] | None = None
         self._cancelled: dict[str, CancelReason] = {}
         self._turn = 0
 
@@ -94,7 +95,7 @@ class EngineCore(Generic[D]):
         retired = self._retire()
         self._outbox.flush()
         prepared = not self.draining and self.runner.prepare()
-        return bool(batch) or retired or prepared or self._measure_rows()
+        return bool(batch) or retired or prepared or self._opening is not None or self._measure_rows()
 
     def _measure_rows(self) -> bool:
         """One call nearer to knowing how many rows pay, while there is nothing to draw; False if that is known."""
@@ -120,35 +121,47 @@ class EngineCore(Generic[D]):
         return [drawing for run in self._runs.values() for drawing in run.drawings]
 
     def _admit(self) -> None:
-        """Take up waiting jobs while rows are free."""
+        """Take up waiting jobs while rows are free, one after the other."""
         for _ in range(ADMIT_AT_ONCE):
-            rows = sum(drawing.share for run in self._runs.values() for drawing in run.drawings)
-            if self.draining or rows >= max(self._rows.usual, self._rows_under_way):
+            if self._opening is None:
+                rows = sum(drawing.share for run in self._runs.values() for drawing in run.drawings)
+                if self.draining or rows >= max(self._rows.usual, self._rows_under_way):
+                    return
+                work = self._queue.take(self._may_start)
+                if work is None:
+                    return
+                self._opening = self._started(work)
+            self._opening = self._open_on(self._opening)
+            if self._opening is not None:
                 return
-            work = self._queue.take(self._may_start)
-            if work is None:
-                return
-            self._open(work)
 
     def _may_start(self, work: Work) -> bool:
         return not self._runs or not (work.alone or any(run.work.alone for run in self._runs.values()))
 
-    def _open(self, work: Work) -> None:
+    def _started(self, work: Work) -> JobRun[D]:
         run: JobRun[D] = JobRun(work)
         self._runs[work.job_id] = run
         self._outbox.put(run, Started(work.attempt))
         self._outbox.flush()
+        return run
+
+    def _open_on(self, run: JobRun[D]) -> JobRun[D] | None:
+        """Make drawings of it, for as long as a step takes where others wait; the run, if there are more to make."""
+        pace = self.pace
         try:
-            run.opened(self.runner.open(work.params))
+            opened = run.open_on(self.runner.open, pace.step_s(pace.call_rows) if pace else 0.0)
         except DeviceLost:
             raise
         except Exception as error:
             self._fail(run, error)
-            return
-        for drawing in run.drawings:
-            drawing.turn, drawing.since = self._turn, work.accepted_at
+            return None
         self.alive_at = time.monotonic()
-        self._meter.encoded_text(run.timings.encode_s or 0.0)
+        if not opened:
+            return run
+        for drawing in run.drawings:
+            drawing.turn, drawing.since = self._turn, run.work.accepted_at
+        self._meter.encoded_text(run.opening_s)
+        return None
 
     def _step(self, batch: list[D]) -> None:
         """Step together; on an error in halves, until the guilty one stands alone and its job fails alone."""
@@ -266,6 +279,7 @@ class EngineCore(Generic[D]):
             run = self._runs.get(job_id)
             if run is not None and run.undecoded:
                 del self._runs[job_id]
+                self._opening = None if run is self._opening else self._opening
                 self._outbox.put(run, Cancelled(reason, run.final_timings()))
 
     def _fail(self, run: JobRun[D], error: Exception) -> None:

@@ -6,70 +6,27 @@ Knows tensors, samplers and guidance; knows nothing of queues, jobs' lives or an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from worker.engine import preview, sampling
-from worker.engine.beginning import Kept, Source
-from worker.engine.cache import Cache
+from worker.engine import preview
 from worker.engine.compiling import Compiling
-from worker.engine.control import Controls, open_controls, said_of, stacked
+from worker.engine.control import stacked
 from worker.engine.device_errors import mapped_errors
 from worker.engine.device_memory import DeviceMemory
+from worker.engine.latent_drawing import LatentDrawing
 from worker.engine.model_call import ModelCall
-from worker.engine.runner import Drawing, Pixels
-from worker.engine.sampling.plan import X0, Plan, X, advance, stack_tables
-from worker.engine.sampling.read_off import read_off
-from worker.engine.sampling.schedule import NoiseSchedule, UnsupportedSchedule
-from worker.engine.sampling.schedules import Schedule, read_schedule
-from worker.errors import InvalidInput, ModelUnusable, NanOutput
-from worker.jobs.params import JobParams, LoraParams
-from worker.jobs.tiling import cut, drawn_size
+from worker.engine.opening import Opening
+from worker.engine.runner import Pixels
+from worker.engine.sampling.plan import X, advance, stack_tables
+from worker.errors import NanOutput
+from worker.jobs.params import JobParams
 
 if TYPE_CHECKING:
-    from worker.models.base import AdapterSet, Conditioning, Model
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class LatentDrawing(Drawing):
-    """A drawing's tensors. With guidance (`negative` is not None) it has two rows: the prompt's and the negative's.
-
-    `state` is what its sampler keeps, slot by slot, in fp32 on the device  # [slots, C, h, w]; `call` counts the
-    model calls it has behind it, `generator` gives all its noise, on the CPU.
-    """
-
-    plan: Plan
-    state: torch.Tensor
-    generator: torch.Generator
-    noise: torch.Tensor | None = None
-    """What was drawn for the next call, so that a call that fails and is repeated gets the same.  # [C, h, w]"""
-    call: int = 0
-    prompt: Conditioning
-    negative: Conditioning | None
-    frame: Mapping[str, torch.Tensor]
-    """What its rows have beside the text.  # each [1, ...]"""
-    guidance_scale: float
-    adapters: AdapterSet
-    kept: Kept | None = None
-    controls: Controls = ()
-    kind: Hashable
-    compiled: bool
-    """Whether compiled calls draw it; from its first step to its last."""
-
-    @property
-    def latent(self) -> torch.Tensor:
-        """The noisy latent.  # [C, h, w]"""
-        return self.state[X]
-
-    @property
-    def predicted(self) -> torch.Tensor:
-        """The clean latent as the last call predicted it; zeros before the first.  # [C, h, w]"""
-        return self.state[X0]
+    from worker.models.base import Conditioning, Model
 
 
 class Denoiser:
@@ -108,16 +65,16 @@ class Denoiser:
     def load(self, report: Callable[[float], None]) -> None:
         """Load the model, and fit the preview map to its VAE."""
         self._model = self._load_model(lambda share: report(0.95 * share))
-        try:
-            self._schedule = read_schedule(self._model.scheduler_config)
-        except UnsupportedSchedule as unsupported:
-            raise ModelUnusable(f"the model's scheduler configuration is not supported: {unsupported}") from None
-        self._prompts = Cache(self._encode_prompt, on_get=self._on_prompt)
-        self._plans = Cache(self._plan)
-        # Some take a quarter of a second to make; a plan is read off a copy.
-        self._schedulers = Cache(self._model.scheduler)
-        self._colour_map = preview.fit(self._model)
         self._call = ModelCall(self._model, self._fixed_rows, self._compiling, self._on_padding)
+        self._opening = Opening(
+            self._model,
+            self._call,
+            exact=self._fixed_rows is not None,
+            on_prompt=self._on_prompt,
+            on_adapters=self._on_adapters,
+            on_prompts_kept=self._on_prompts_kept,
+        )
+        self._colour_map = preview.fit(self._model)
         self._memory = DeviceMemory(self._model.device, self._decode_nothing)
         report(1.0)
 
@@ -128,86 +85,10 @@ class Denoiser:
         self._model.decode(torch.zeros((1, *shape), device=self._model.device))
 
     @torch.inference_mode()
-    def open(self, params: JobParams) -> list[LatentDrawing]:
-        """One drawing an image, or a tile of it: image k takes its noise from the generator of seed + k, on the CPU in
-        fp32."""
+    def open(self, params: JobParams) -> Iterator[LatentDrawing]:
+        """One drawing an image, or a tile of it, as soon as it is made."""
         with mapped_errors():
-            model = self._model
-            adapters = model.adapters.load(params.loras)
-            self._on_adapters(*model.adapters.held)
-            loras = adapters.text_loras
-            prompt = self._prompts.get((params.prompt, loras))
-            guided = model.guides(params.guidance_scale)
-            negative = self._prompts.get((params.negative_prompt, loras)) if guided else None
-            warnings = _warnings(prompt, negative, adapters, unused=not guided and bool(params.negative_prompt))
-            if negative is not None and negative.key != prompt.key:
-                empty = self._prompts.get(("", loras))
-                prompt, negative = prompt.as_long_as(negative, empty), negative.as_long_as(prompt, empty)
-            self._on_prompts_kept(sum(one.size_bytes for one in self._prompts.values()))
-            whole = drawn_size(params.width, params.height, model.facts.multiple)
-            native = (model.facts.width, model.facts.height) if params.upscale else whole
-            tiles = cut(*whole, *native, model.facts.multiple)
-            width, height = tiles[0].width, tiles[0].height
-            shape = model.latent_shape(width, height)
-            schedule = self._schedule.of_size(*shape[1:])
-            plan = self._plans.get((params.sampler, params.steps, params.first_step, schedule))
-            frame = dict(model.frame(width, height, params.guidance_scale))
-            controls = open_controls(model, params, width, height, plan.calls)
-            warnings += said_of(controls)
-            source = Source(model, params, *whole, tiles)
-            drawings = []
-            for begun in source.begin(plan):
-                own = frame if begun.masked is None else frame | {"masked": begun.masked.to(model.device)}
-                state = torch.zeros((plan.slots, *shape))
-                state[X] = begun.latent
-                kind = _key(shape, own, prompt, negative, controls)
-                compiled = self._call.begins_compiled(kind, adapters, controls)
-                drawings.append(
-                    LatentDrawing(
-                        key=(
-                            kind,
-                            adapters.loras if self._fixed_rows else None,
-                            compiled,
-                        ),
-                        rows=2 if guided else 1,
-                        pixels=width * height,
-                        index=begun.index,
-                        seed=params.seed + begun.index,
-                        tile=begun.tile if len(tiles) > 1 else None,
-                        tiles=len(tiles),
-                        steps=plan.steps,
-                        plan=plan,
-                        state=state.to(model.device),
-                        generator=begun.generator,
-                        prompt=prompt,
-                        negative=negative,
-                        frame=own,
-                        warnings=warnings,
-                        guidance_scale=params.guidance_scale,
-                        adapters=adapters,
-                        kept=begun.kept and begun.kept.to(model.device),
-                        controls=controls,
-                        kind=kind,
-                        compiled=compiled,
-                    )
-                )
-            return drawings
-
-    def _encode_prompt(self, asked: tuple[str | None, tuple[LoraParams, ...]]) -> Conditioning:
-        text, loras = asked
-        adapters = self._model.adapters
-        with adapters.active([adapters.load(loras)]):
-            return self._model.encode_prompt(text)
-
-    def _plan(self, asked: tuple[str, int, int, Schedule]) -> Plan:
-        sampler, steps, first, schedule = asked
-        if sampler in sampling.SAMPLERS:
-            return sampling.planner(sampler)(schedule, steps, first)
-        assert isinstance(schedule, NoiseSchedule), "flows have no sampler that is read off"
-        try:
-            return read_off(deepcopy(self._schedulers.get(sampler)), schedule, steps, first)
-        except ValueError:
-            raise InvalidInput(f"The sampler {sampler} does not make {steps} steps with this model") from None
+            yield from self._opening.open(params)
 
     @torch.inference_mode()
     def step(self, batch: Sequence[LatentDrawing]) -> None:
@@ -315,32 +196,6 @@ class Denoiser:
             scaled = (pixels[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1) * 255
             finished: Pixels = scaled.round().to(torch.uint8).cpu().numpy()
             return finished
-
-
-def _key(
-    shape: tuple[int, ...],
-    frame: Mapping[str, torch.Tensor],
-    prompt: Conditioning,
-    negative: Conditioning | None,
-    controls: Controls,
-) -> Hashable:
-    texts = frozenset(one.key for one in (prompt, negative) if one is not None)
-    frames = frozenset((name, tuple(tensor.shape)) for name, tensor in frame.items())
-    return shape, texts, frames, tuple(one.place for one in controls)
-
-
-def _warnings(
-    prompt: Conditioning, negative: Conditioning | None, adapters: AdapterSet, *, unused: bool
-) -> tuple[str, ...]:
-    """What is to be said of texts and adapters, each with the name of its field.
-
-    `unused` is a negative prompt without a row.
-    """
-    told = [f"prompt: {one}" for one in prompt.warnings]
-    if unused:
-        told.append("negative_prompt: it has no effect without guidance by a second row")
-    told += [f"negative_prompt: {one}" for one in (negative.warnings if negative else ())]
-    return (*told, *(f"loras: {one}" for one in adapters.warnings))
 
 
 def _stack_states(batch: Sequence[LatentDrawing], slots: int) -> torch.Tensor:

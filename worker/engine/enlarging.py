@@ -5,7 +5,7 @@ A runner like any other: the engine gives it turns between the denoiser's, so th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +111,10 @@ class WithUpscalers:
         self._enlarger = enlarger
         self.load, self.time_call, self.prepare = denoiser.load, denoiser.time_call, denoiser.prepare
 
-    def open(self, params: JobParams) -> list[Any]:
+    def open(self, params: JobParams) -> Iterable[Any]:
         """As `Runner` has it."""
         by_network = params.upscale is not None and params.upscale.by_network
-        return list((self._enlarger if by_network else self._denoiser).open(params))
+        return (self._enlarger if by_network else self._denoiser).open(params)
 
     def step(self, batch: Sequence[Any]) -> None:
         """As `Runner` has it; drawings of one key are of one kind."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Generic
 
@@ -13,6 +13,7 @@ from worker.engine.runner import D, Pixels
 from worker.errors import EngineFailed, JobFailure
 from worker.jobs.engine import Load
 from worker.jobs.events import Failed, Image, Preview, Timings
+from worker.jobs.params import JobParams
 from worker.jobs.queue import Work
 from worker.jobs.tiling import Tile
 
@@ -29,19 +30,41 @@ class JobRun(Generic[D]):
         self.work = work
         self.ended = False
         self.drawings: list[D] = []
+        self.opening_s = 0.0
         self.warnings: tuple[str, ...] = ()
         self.reported_step = 0
         self.previewed_step = 0
         self.undecoded = work.params.num_images
         self.pictures = Pictures(work.params.num_images)
         self.previews = Previews()
+        self._coming: Iterator[D] | None = None
+        self._made: list[D] = []
         self._pieces: dict[int, list[tuple[Tile | None, Pixels]]] = {}
         self.started_at = time.monotonic()
         self.denoising_since = self.started_at
         self.timings = Timings(queue_s=self.started_at - work.accepted_at)
 
-    def opened(self, drawings: list[D]) -> None:
-        """Take the drawings; the text is encoded."""
+    def open_on(self, opened: Callable[[JobParams], Iterable[D]], for_s: float) -> bool:
+        """Take drawings as they are made, one and more for about `for_s`; whether all are there.
+
+        The very first has the job's text to encode, and says nothing of the others. `opening_s` adds up.
+        """
+        started = since = time.monotonic()
+        if self._coming is None:
+            self._coming = iter(opened(self.work.params))
+            self._made.append(next(self._coming))
+            since = time.monotonic()
+        expected = self._made[0].tiles * self.work.params.num_images
+        while len(self._made) < expected:
+            self._made.append(next(self._coming))
+            if time.monotonic() - since >= for_s:
+                break
+        self.opening_s += time.monotonic() - started
+        if len(self._made) == expected:
+            self._opened(self._made)
+        return len(self._made) == expected
+
+    def _opened(self, drawings: list[D]) -> None:
         self.drawings = drawings
         self.undecoded = len(drawings)
         self.warn(*(warning for drawing in drawings for warning in drawing.warnings))

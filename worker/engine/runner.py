@@ -6,7 +6,7 @@ a queue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
@@ -71,9 +71,9 @@ class Runner(Protocol[D]):
     def load(self, report: Callable[[float], None]) -> None:
         """Load the model; `report` takes a share from 0 to 1. Raises ModelUnusable."""
 
-    def open(self, params: JobParams) -> list[D]:
+    def open(self, params: JobParams) -> Iterable[D]:
         """A drawing for each image of a job, or for each of its tiles, at step 0: text encoded, noise drawn, timesteps
-        planned."""
+        planned. Each comes as soon as it is made; before the next one is asked for, others may step."""
 
     def step(self, batch: Sequence[D]) -> None:
         """Advance every drawing by one step with one model call; on an error none has changed."""

@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from worker.jobs.engine import Load, Pace, Snapshot
-from worker.jobs.params import Guidance, JobParams
+from worker.jobs.facts import Guidance
+from worker.jobs.params import JobParams
 
 Place = tuple[int, float | None]
 """A waiting job's position (0: it is next) and its estimate in seconds, None while the pace is unknown."""

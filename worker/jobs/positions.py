@@ -11,8 +11,9 @@ from worker.jobs import estimates
 from worker.jobs.engine import Engine, Snapshot
 from worker.jobs.estimates import Place
 from worker.jobs.events import Queued
+from worker.jobs.facts import Guidance
 from worker.jobs.job import Job, Status
-from worker.jobs.params import Guidance, JobParams
+from worker.jobs.params import JobParams
 from worker.jobs.store import JobStore
 
 EVERY_S = 1.0

@@ -15,9 +15,10 @@ from worker import errors
 from worker.jobs import estimates
 from worker.jobs.engine import Engine, EngineState
 from worker.jobs.events import Cancelled, CancelReason, Event, Failed, Queued, Started, Timings
+from worker.jobs.facts import Guidance, Limits
 from worker.jobs.job import Job, Status
 from worker.jobs.journal import Journal, NoJournal
-from worker.jobs.params import Guidance, JobParams, Limits, OnDisconnect
+from worker.jobs.params import JobParams, OnDisconnect
 from worker.jobs.positions import Positions
 from worker.jobs.queue import Full, Work
 from worker.jobs.store import JobStore

@@ -11,8 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from worker import errors
+from worker.jobs.facts import Limits
 from worker.jobs.job import Job
-from worker.jobs.params import Limits
 
 REMEMBERED_IDS = 10_000
 

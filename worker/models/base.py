@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
-from worker.jobs.params import LoraParams, ModelFacts
+from worker.jobs.facts import ModelFacts
+from worker.jobs.params import LoraParams
 
 MASKED = "masked"
 """The conditioning of inpainting models: the mask, 1 where it is painted anew, over the latent of the picture with

@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from worker.jobs.params import ModelFacts, Task
+from worker.jobs.facts import ModelFacts
+from worker.jobs.params import Task
 from worker.models.controls.catalogue import NO_CONTROLS, Catalogue, Controlled
 from worker.models.family import Family
 from worker.models.loras.folder import NO_LORAS, Fit, Loras

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worker.jobs.params import FLOW, Guidance, Task
+from worker.jobs.facts import Guidance
+from worker.jobs.params import FLOW, Task
 
 
 @dataclass(frozen=True)

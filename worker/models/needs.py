@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from worker.errors import ModelUnusable
-from worker.jobs.params import ModelFacts
+from worker.jobs.facts import ModelFacts
 from worker.models.casting import is_cast
 from worker.models.safetensors_header import Tensor
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from worker.errors import ConfigurationError
-from worker.jobs.params import ModelFacts
+from worker.jobs.facts import ModelFacts
 from worker.models import needs
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import ModelUnusable
-from worker.jobs.params import Guidance, ModelFacts, Task
+from worker.jobs.facts import Guidance, ModelFacts
+from worker.jobs.params import Task
 from worker.models import checksum, contents, needs
 from worker.models.checkpoint import DTYPES, Checkpoint, Source
 from worker.models.family import Anatomy, Family

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from worker import main as worker_main
 from worker.engine import denoiser
-from worker.engine.denoiser import Denoiser, LatentDrawing
+from worker.engine.denoiser import Denoiser
+from worker.engine.latent_drawing import LatentDrawing
 from worker.engine.runner import Pixels
 
 

@@ -17,7 +17,8 @@ from PIL import Image
 from tests.conftest import eventually
 from tests.fakes import FACTS, FailsToDecode, StepByStep
 from tests.serving import ServedWorker
-from worker.jobs.params import LoraFacts, LoraParams, Task
+from worker.jobs.facts import LoraFacts
+from worker.jobs.params import LoraParams, Task
 
 Serve = Callable[..., ServedWorker]
 ROUTES = (

@@ -17,7 +17,7 @@ from tests.models.files import write_zeros
 from tests.models.original import original_controlnet
 from worker.engine import sampling
 from worker.errors import ConfigurationError
-from worker.jobs.params import ControlFacts
+from worker.jobs.facts import ControlFacts
 from worker.models.checkpoint import Checkpoint
 from worker.models.registry import identify
 

@@ -96,7 +96,7 @@ def test_a_net_that_was_spoilt_since_the_start_fails_its_own_job(folder: Path, t
             save_file(tensors, file, metadata={"format": "pt"})
     before = ours.draw(job())
     with pytest.raises(InvalidInput) as refused:
-        ours.denoiser.open(guided(control("a")))
+        list(ours.denoiser.open(guided(control("a"))))
     assert refused.value.detail.startswith("The ControlNet a cannot be loaded (")
     assert str(folder) not in refused.value.detail
     assert np.array_equal(ours.draw(job()), before)
@@ -105,7 +105,7 @@ def test_a_net_that_was_spoilt_since_the_start_fails_its_own_job(folder: Path, t
 
 def test_a_name_that_is_not_offered(folder: Path, tiny: Path) -> None:
     with pytest.raises(InvalidInput, match="No ControlNet of the name"):
-        load(tiny, folder).denoiser.open(guided(control("../a")))
+        list(load(tiny, folder).denoiser.open(guided(control("../a"))))
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "original", "with a model around it"])

@@ -164,7 +164,7 @@ def test_jobs_with_two_nets_share_calls_whatever_their_order(sd: Guided) -> None
 def test_jobs_with_other_nets_take_turns_and_one_without_is_untouched(sd: Guided, tiny: Path) -> None:
     denoiser = sd.ours.denoiser
     jobs = [guided(control("one")), guided(control("one"), control("two")), job(steps=8, num_images=2)]
-    opened = [denoiser.open(asked) for asked in jobs]
+    opened = [list(denoiser.open(asked)) for asked in jobs]
     assert len({drawings[0].key for drawings in opened}) == 3
     while not all(drawings[0].done for drawings in opened):
         for drawings in opened:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tests.models.prompts.made import Made
 from tests.models.tiny import WIDTH
 from worker.errors import ConfigurationError
-from worker.jobs.params import EmbeddingFacts
+from worker.jobs.facts import EmbeddingFacts
 from worker.models.prompts.embeddings import Embedding, Embeddings, NoEmbedding, Vectors, read_layout
 
 

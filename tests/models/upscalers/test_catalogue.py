@@ -14,7 +14,7 @@ from shared_worker.device import find_device
 from tests.models.upscalers import files
 from tests.models.upscalers.files import Weights, write
 from worker.errors import ConfigurationError, InvalidInput
-from worker.jobs.params import UpscalerFacts
+from worker.jobs.facts import UpscalerFacts
 from worker.models.upscalers.catalogue import Upscalers
 
 CPU = find_device("cpu")

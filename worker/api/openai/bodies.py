@@ -14,7 +14,8 @@ from pydantic import Field
 from worker.api.body import parse_job
 from worker.api.request import Strict, Text
 from worker.errors import FieldFault, InvalidRequest, ModelMismatch
-from worker.jobs.params import ImageFormat, JobParams, Limits, ModelFacts, PreviewParams
+from worker.jobs.facts import Limits, ModelFacts
+from worker.jobs.params import ImageFormat, JobParams, PreviewParams
 
 NO_SUCH_MODEL = "There is no such model here; GET /v1/models names the one that is loaded"
 PARTIAL_SIDE_PX = 512

@@ -14,7 +14,8 @@ from worker.api.openai.bodies import ImageRequest
 from worker.api.openai.form import parse_form
 from worker.api.request import Strict, schema_of
 from worker.errors import FieldFault, InvalidRequest
-from worker.jobs.params import Limits, Task
+from worker.jobs.facts import Limits
+from worker.jobs.params import Task
 
 FORM = "multipart/form-data"
 PICTURE_FIELDS = (b'"image"', b'"images"', b'"mask"')

@@ -11,7 +11,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from worker.errors import BodyTooLarge, FieldFault, InvalidRequest, MalformedBody
-from worker.jobs.params import Limits
+from worker.jobs.facts import Limits
 
 MAX_PARTS = 50
 MAX_LINES_LIKE_BOUNDARIES = 1000

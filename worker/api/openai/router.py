@@ -24,7 +24,8 @@ from worker.api.request import openapi_body
 from worker.api.stream import StreamTimes
 from worker.api.trace import read_trace
 from worker.errors import InvalidRequest, ModelMismatch
-from worker.jobs.params import JobParams, ModelFacts
+from worker.jobs.facts import ModelFacts
+from worker.jobs.params import JobParams
 from worker.jobs.service import JobService
 from worker.metrics import Metrics
 

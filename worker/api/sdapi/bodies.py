@@ -17,7 +17,8 @@ from worker.api.request import Text
 from worker.api.sdapi import samplers
 from worker.api.sdapi.neutral import NEUTRAL, NEUTRAL_OF_PICTURES, ONLY_WITH, refused
 from worker.errors import FieldFault, InvalidRequest
-from worker.jobs.params import JobParams, Limits, ModelFacts, Task
+from worker.jobs.facts import Limits, ModelFacts
+from worker.jobs.params import JobParams, Task
 
 PICTURE_FIELDS = (b'"init_images"',)
 PREVIEW = {"every": 5, "size": 512, "format": "jpeg"}

@@ -18,7 +18,8 @@ from worker.api.sdapi.current import CurrentJobs
 from worker.api.sdapi.wire import embeddings_json, lora_json, model_json, pictures_json, progress_json, sampler_json
 from worker.api.trace import read_trace
 from worker.errors import FieldFault, InvalidRequest
-from worker.jobs.params import JobParams, ModelFacts
+from worker.jobs.facts import ModelFacts
+from worker.jobs.params import JobParams
 from worker.jobs.service import JobService
 
 

@@ -10,8 +10,9 @@ from worker.api.sdapi import samplers
 from worker.api.sdapi.bodies import TextToImage
 from worker.api.sdapi.current import CurrentJobs
 from worker.jobs.events import Completed
+from worker.jobs.facts import LoraFacts, ModelFacts
 from worker.jobs.job import Job
-from worker.jobs.params import JobParams, LoraFacts, ModelFacts
+from worker.jobs.params import JobParams
 
 Json = dict[str, Any]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import ConfigurationError, ModelUnusable
-from worker.jobs.params import ControlFacts
+from worker.jobs.facts import ControlFacts
 from worker.models.controls.shapes import ControlShapes, Wanted, read_shapes
 from worker.models.file_kind import FileKind, kind_of
 from worker.models.folder import DiffusersFolder, read_json

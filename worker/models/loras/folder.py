@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker.errors import ConfigurationError, InvalidInput, ModelUnusable
-from worker.jobs.params import LoraFacts
+from worker.jobs.facts import LoraFacts
 from worker.models.lora_file import DOWN, TEXT_KEY, LoraFile, read_lora
 from worker.models.safetensors_header import COMPUTED_WITH, Header, read_header
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import ConfigurationError, ModelUnusable
-from worker.jobs.params import EmbeddingFacts
+from worker.jobs.facts import EmbeddingFacts
 from worker.models.safetensors_header import COMPUTED_WITH, Tensor, read_header
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.errors import ConfigurationError, InvalidInput, ModelUnusable
-from worker.jobs.params import LATENT, UpscalerFacts
+from worker.jobs.facts import UpscalerFacts
+from worker.jobs.params import LATENT
 from worker.models.safetensors_header import read_header, refuse_types
 from worker.models.upscalers.kinds import Kind, kind_of
 
