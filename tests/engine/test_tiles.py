@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 from tests.engine.fakes import InTiles, MakesTilesSlowly
 from tests.engine.rig import Rig
 from tests.fakes import PREVIEW, Sketch, paint
-from worker.engine.batching import Batching
+from worker.engine.batching import OLDEST_FIRST_EVERY, Batching
 from worker.errors import OutOfMemory
 from worker.jobs.events import Cancelled, CancelReason, Ending, Preview, Progress
 
@@ -145,6 +145,25 @@ def test_a_picture_in_tiles_lets_others_in() -> None:
     assert {seed for call in runner.calls for seed, _ in call} == {1, 2}
     runner.allow_all()
     rig.wait_ended(*jobs)
+    rig.close()
+
+
+def test_a_crowd_of_tiles_makes_no_other_picture_wait() -> None:
+    """They share its calls, and are many more than there are rows."""
+    runner = MakesTilesSlowly()
+    rig = Rig(runner, max_rows=3, start=False)  # two of them do not fit
+    neighbour = rig.post(width=64, height=64, steps=10_000, seed=1, guidance_scale=5.0)
+    job = rig.post(**tiled(width=112, height=112, num_images=3, steps=5, seed=2, guidance_scale=5.0))
+    runner.allow_all()
+    rig.engine.start()
+    rig.wait_ended(job)
+    rig.cancel(neighbour)
+    assert all(len(call) == 1 for call in runner.calls)
+    seeds = [seed for call in runner.calls for seed, _ in call]
+    first, last = seeds.index(2), len(seeds) - seeds[::-1].index(4)
+    waits = [len(list(run)) for seed, run in groupby(seeds[first:last], lambda seed: seed == 1) if not seed]
+    assert sum(waits) == 4 * 3 * 5
+    assert max(waits) <= 2 * OLDEST_FIRST_EVERY
     rig.close()
 
 

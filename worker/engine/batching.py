@@ -28,8 +28,9 @@ class Batching:
 
     Within a key, where not all fit into one call, newcomers go first, so that their client sees a step at once, and
     then whoever's job has least left: short jobs pass long ones, and equal ones end one after the other instead of all
-    together at the end. Every fourth call takes those that waited longest, so that nobody starves. A newcomer that
-    would see its first step too late has its first call for itself (`Welcome`).
+    together at the end. Every fourth call takes those that waited longest, so that nobody starves: the tiles of an
+    image have waited since one of them stepped, so many of them are no crowd of newcomers. A newcomer that would see
+    its first step too late has its first call for itself (`Welcome`).
     """
 
     def __init__(self, welcome_share: float = SHARE) -> None:
@@ -60,10 +61,10 @@ class Batching:
         candidates, share = waiting[key], self._shares[key]
         share.calls += 1
         if share.calls % OLDEST_FIRST_EVERY:
-            candidates = sorted(candidates, key=lambda one: (one.step > 0, one.job_left, one.step))
+            candidates = sorted(candidates, key=lambda one: (not one.is_new, one.job_left, one.step))
         room = max_rows(key, candidates[0].pixels)
         batch = fill(candidates, room)
-        if newcomers := [one for one in candidates if one.step == 0]:
+        if newcomers := [one for one in candidates if one.is_new]:
             newcomers = fill(newcomers, room)
         batch = self._welcome.chosen(batch, newcomers, pace, now)
         # An image of which few tiles are left is still an image.

@@ -192,7 +192,9 @@ class EngineCore(Generic[D]):
     def _stepped(self, batch: list[D], seconds: float) -> None:
         self._turn += 1
         for drawing in batch:
-            drawing.turn = self._turn
+            for one in self._run_of(drawing).drawings if drawing.tile else (drawing,):
+                if one.index == drawing.index:
+                    one.turn, one.begun = self._turn, True
         self.alive_at = time.monotonic()
         if batch[0].own_pace:
             for drawing in batch:

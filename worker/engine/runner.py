@@ -29,10 +29,10 @@ class Drawing:
     """One image of one job on its way from noise to pixels, or one tile of it. Drawings with equal keys can share a
     model call.
 
-    `rows` is what it takes up in that call, each of `pixels`; `turn` when it last stepped (the engine's clock);
-    `since` when its job was accepted (the monotonic clock); `job_left` the steps that all images of its job have still
-    to do; `warnings` what its job must say, such as that
-    something of the prompt was not used. `tile` is its place in an image that is drawn in several `tiles`.
+    `rows` is what it takes up in that call, each of `pixels`; `turn` when it last stepped (the engine's clock), or
+    another tile of its image; `since` when its job was accepted (the monotonic clock); `job_left` the steps that all
+    images of its job have still to do; `warnings` what its job must say, such as that something of the prompt was not
+    used. `tile` is its place in an image that is drawn in several `tiles`; `begun` that one of them has stepped.
     `own_pace`: its steps take as long as they take, `step_s` once that is known, and say nothing of others.
     """
 
@@ -51,6 +51,12 @@ class Drawing:
     turn: int = 0
     since: float = 0.0
     job_left: int = 0
+    begun: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing of its image has stepped."""
+        return self.step == 0 and not self.begun
 
     @property
     def done(self) -> bool:
