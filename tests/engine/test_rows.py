@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from worker.engine.rows import LONGEST_CALL_S, MOST_ROWS, UNMEASURED_ROWS, RowLimit
+from worker.engine.rows import LONGEST_CALL_S, MOST_ROWS, PAUSES_S, UNMEASURED_ROWS, RowLimit
 
 
 def measure(seconds: Callable[[int], float]) -> tuple[RowLimit, list[int], list[int]]:
@@ -56,21 +56,65 @@ def test_no_call_is_made_that_memory_does_not_hold(fitting: int, most: int) -> N
     assert limit.usual == most
 
 
-def test_a_call_that_cannot_be_made_ends_the_measuring() -> None:
+def test_a_call_that_cannot_be_made_is_not_made_again() -> None:
     limit = RowLimit(native_pixels=100)
-    for rows in (2, 2, 2, 4, 4, 4, 8):
+    for rows in (2, 4):
+        assert limit.wanted == rows
         limit.timed(rows, 0.010)
+    assert limit.wanted == 8
     limit.too_many()
+    for rows in (2, 4):
+        assert limit.wanted == rows
+        limit.timed(rows, 0.010)
     assert (limit.wanted, limit.usual) == (None, 4)
     limit = RowLimit(native_pixels=100)
     limit.too_many()
     assert (limit.wanted, limit.usual) == (None, 2)
 
 
-def test_until_it_is_measured_there_is_a_usual_number_and_what_is_known_is_not_measured_again() -> None:
+def test_until_it_is_measured_there_is_a_usual_number_or_what_is_known() -> None:
     assert RowLimit(native_pixels=100).usual == UNMEASURED_ROWS
-    known = RowLimit(native_pixels=100, known=6)
-    assert (known.wanted, known.usual) == (None, 6)
+    told: list[int] = []
+    known = RowLimit(native_pixels=100, known=6, on_measured=told.append)
+    assert (known.wanted, known.usual) == (2, 6)
+    while (rows := known.wanted) is not None:
+        known.timed(rows, 0.010 * max(1.0, rows / 16))
+    assert (known.usual, told) == (16, [16])
+
+
+class Clock:
+    """Moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_machine_that_was_busy_at_the_start_is_measured_again_later() -> None:
+    clock, told = Clock(), list[int]()
+    limit = RowLimit(native_pixels=100, on_measured=told.append, clock=clock)
+
+    def measure(slower: Callable[[int], float]) -> list[int]:
+        timed = []
+        while (rows := limit.wanted) is not None:
+            timed.append(rows)
+            limit.timed(rows, 0.010 * max(1.0, rows / 16) * slower(rows))
+        return timed
+
+    assert measure(lambda rows: 1 if rows < 8 else 5) == [2, 4, 8, 16] * 2
+    assert (limit.usual, told) == (4, [4])
+    clock.now += PAUSES_S[2] - 1
+    assert limit.wanted is None
+    clock.now += 1
+    assert measure(lambda rows: 1) == [2, 4, 8, 16, *[32] * 3, *[64] * 3]
+    assert (limit.usual, told) == (16, [4, 16])
+    clock.now += PAUSES_S[3]
+    assert set(measure(lambda rows: 7)) == {2, 4, 8, 16, 32, 64}, "the quickest call counts"
+    assert (limit.usual, told) == (16, [4, 16])
+    clock.now += 1e6
+    assert limit.wanted is None
 
 
 def test_a_call_of_larger_pictures_is_full_with_fewer_rows() -> None:

@@ -5,6 +5,8 @@ Knows rows, pixels and seconds; no tensor and no job.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Hashable
 
 UNMEASURED_ROWS = 16
@@ -14,8 +16,11 @@ LEAST_ROWS = 2
 MOST_ROWS = 256
 LONGEST_CALL_S = 0.5
 """No call is timed that is likely to take longer: a job may come in the middle of it."""
-TRIES = 3
-"""Calls of as many rows; the first one, which finds kernels and memory, does not count."""
+PAUSES_S = (0.0, 0.0, 60.0, 600.0)
+"""Before each round through all numbers of rows, of which the quickest call counts: the first finds kernels and memory,
+and a machine that had something else to do when the worker started is seen again later."""
+SETTLED_AFTER = 2
+"""Rounds."""
 PAYS = 0.97
 """The fewest rows that reach this share of the best rate are enough: more of them make each step longer for everyone
 and no picture sooner."""
@@ -24,10 +29,10 @@ STILL_RISING = 1.03
 
 
 class RowLimit:
-    """`fixed` is the operator's word. Otherwise rows are measured, unless `known` from an earlier start.
+    """`fixed` is the operator's word. Otherwise rows are measured; until then it is what was `known` at the start.
 
     What is measured holds for pictures of `native_pixels`; a call of larger pictures is full with fewer rows.
-    `on_measured` hears of it once.
+    `on_measured` hears of it when it is known, and when it is known better. `clock` counts seconds.
     """
 
     def __init__(
@@ -37,13 +42,17 @@ class RowLimit:
         native_pixels: int = 1,
         known: int | None = None,
         on_measured: Callable[[int], None] = lambda rows: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fixed = fixed
         self._native_pixels = native_pixels
         self._measured = known
         self._on_measured = on_measured
-        self._seconds: dict[int, float] = {}
-        self._tries: list[float] = []
+        self._clock = clock
+        self._tries: dict[int, list[float]] = {}
+        self._round = 1
+        self._next: int | None = LEAST_ROWS
+        self._not_before = clock()
         self._holds = MOST_ROWS
         self._fitting: dict[Hashable, int] = {}
 
@@ -63,32 +72,50 @@ class RowLimit:
 
     @property
     def wanted(self) -> int | None:
-        """How many rows the next timed call should have; None when nothing is left to learn."""
-        if self._fixed or self._measured:
-            return None
-        return 2 * max(self._seconds) if self._seconds else LEAST_ROWS
+        """How many rows the next timed call should have; None while there is nothing to learn."""
+        return None if self._fixed or self._clock() < self._not_before else self._next
 
     def timed(self, rows: int, seconds: float, fitting: int | None = None) -> None:
         """A call over `rows` rows of the model's own size took so long; `fitting` rows would fit into memory."""
         if fitting is not None:
             self._holds = max(LEAST_ROWS, fitting)
-        self._tries.append(seconds)
-        if len(self._tries) < TRIES and seconds <= LONGEST_CALL_S:
-            return
-        self._seconds[rows] = seconds = min(self._tries[1:] or self._tries)
-        self._tries = []
-        rates = [rows / seconds for rows, seconds in self._seconds.items()]
-        flat = len(rates) >= 3 and max(rates[-2:]) < STILL_RISING * max(rates[:-2])
-        if flat or 2 * seconds > LONGEST_CALL_S or 2 * rows > min(MOST_ROWS, self._holds):
-            self._settle()
+        self._tries.setdefault(rows, []).append(seconds)
+        self._go_on()
 
     def too_many(self) -> None:
         """The call that was wanted cannot be made."""
-        self._seconds = self._seconds or {LEAST_ROWS: 1.0}
-        self._settle()
+        failed = self._next or LEAST_ROWS
+        self._tries = {rows: tries for rows, tries in self._tries.items() if rows < failed} or {LEAST_ROWS: [math.inf]}
+        self._holds = min(self._holds, max(self._tries))
+        self._go_on()
 
-    def _settle(self) -> None:
-        rates = {rows: rows / seconds for rows, seconds in self._seconds.items()}
+    def _go_on(self) -> None:
+        """Each number once more in each round, and more rows while they bring more."""
+        best = {rows: min(tries) for rows, tries in self._tries.items()}
+        short = [rows for rows, seconds in best.items() if seconds <= LONGEST_CALL_S]
+        while not (due := [rows for rows in short if len(self._tries[rows]) < self._round]):
+            if self._may_rise(best):
+                self._next = 2 * max(best)
+                return
+            if self._round >= SETTLED_AFTER:
+                self._settle(best)
+            if self._round == len(PAUSES_S):
+                self._next = None
+                return
+            self._not_before = self._clock() + PAUSES_S[self._round]
+            self._round += 1
+        self._next = min(due, key=lambda rows: (len(self._tries[rows]), rows))
+
+    def _may_rise(self, best: dict[int, float]) -> bool:
+        rates = [rows / seconds for rows, seconds in best.items()]
+        flat = len(rates) >= 3 and max(rates[-2:]) < STILL_RISING * max(rates[:-2])
+        most = max(best)
+        return not flat and 2 * best[most] <= LONGEST_CALL_S and 2 * most <= min(MOST_ROWS, self._holds)
+
+    def _settle(self, best: dict[int, float]) -> None:
+        rates = {rows: rows / seconds for rows, seconds in best.items()}
         pays = min(rows for rows, rate in rates.items() if rate >= PAYS * max(rates.values()))
-        self._measured = min(pays, self._holds)
-        self._on_measured(self._measured)
+        measured = min(pays, self._holds)
+        if measured != self._measured or self._round == SETTLED_AFTER:
+            self._measured = measured
+            self._on_measured(measured)
