@@ -157,11 +157,9 @@ class InTiles(StepByStep):
         return whole[tile.top :, tile.left :]
 
 
-class MakesTilesSlowly(InTiles):
-    """Each tile's drawing takes many steps' time to make; `calls_before` says how many calls there had been then, and
-    `on_tile` is told its number."""
-
-    TILE_S = 0.05
+class MakesTilesOneByOne(InTiles):
+    """Each tile's drawing is made when it is asked for; `calls_before` says how many calls there had been then, and
+    `on_tile` is told its number. Pictures of 64 pixels are not cut."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,7 +173,6 @@ class MakesTilesSlowly(InTiles):
         for number, sketch in enumerate(super().open(params)):
             self.calls_before.append(len(self.calls))
             self.on_tile(number)
-            threading.Event().wait(self.TILE_S)
             yield sketch
 
     def finish(self, drawing: Sketch) -> Pixels:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import threading
 from itertools import groupby, pairwise
 
 import numpy as np
 from PIL import Image as PillowImage
 
-from tests.engine.fakes import InTiles, MakesTilesSlowly
+from tests.engine.fakes import InTiles, MakesTilesOneByOne
 from tests.engine.rig import Rig
 from tests.fakes import PREVIEW, Sketch, paint
 from worker.engine.batching import OLDEST_FIRST_EVERY, Batching
@@ -46,22 +47,30 @@ def test_a_step_is_told_when_every_tile_has_done_it() -> None:
 
 
 def test_others_step_while_tiles_are_made() -> None:
-    rig = Rig(runner := MakesTilesSlowly())
+    rig = Rig(runner := MakesTilesOneByOne())
     neighbour = rig.post(width=64, height=64, steps=10_000)
     runner.wait_for_calls(1)
     runner.allow_all()
+
+    def take_longer_than_a_step(number: int) -> None:
+        pace = rig.engine.snapshot().pace
+        assert pace is not None
+        threading.Event().wait(2 * pace.step_s(pace.call_rows))
+
+    runner.on_tile = take_longer_than_a_step
     job = rig.post(**tiled(num_images=2))
     rig.wait_ended(job)
     rig.cancel(neighbour)
     assert len(runner.calls_before) == 8
-    between = [later - sooner for sooner, later in pairwise(runner.calls_before)]
-    assert sum(calls > 0 for calls in between) > 4, "a step is far shorter than a tile takes to make"
+    first, *others = [later - sooner for sooner, later in pairwise(runner.calls_before)]
+    assert first == 0, "with the first there was the text to encode"
+    assert others == [1] * 6
     assert len(rig.completed(job).images) == 2
     rig.close()
 
 
 def test_a_job_whose_tiles_are_made_can_be_cancelled_and_the_next_one_is_taken_up() -> None:
-    rig = Rig(runner := MakesTilesSlowly(), start=False)
+    rig = Rig(runner := MakesTilesOneByOne(), start=False)
     job, after = rig.post(**tiled()), rig.post(**tiled())
     runner.allow_all()
     runner.on_tile = lambda number: rig.engine.cancel(job, CancelReason.REQUESTED) and None
@@ -75,7 +84,7 @@ def test_a_job_whose_tiles_are_made_can_be_cancelled_and_the_next_one_is_taken_u
 
 
 def test_a_job_whose_third_tile_cannot_be_made_fails_alone() -> None:
-    rig = Rig(runner := MakesTilesSlowly(), start=False)
+    rig = Rig(runner := MakesTilesOneByOne(), start=False)
     job, after = rig.post(**tiled()), rig.post(**tiled())
     runner.allow_all()
 
@@ -92,7 +101,7 @@ def test_a_job_whose_third_tile_cannot_be_made_fails_alone() -> None:
 
 
 def test_a_job_whose_tiles_are_made_ends_with_the_engine() -> None:
-    rig = Rig(runner := MakesTilesSlowly(), start=False)
+    rig = Rig(runner := MakesTilesOneByOne(), start=False)
     job = rig.post(**tiled())
     runner.on_tile = lambda number: rig.engine.stop(0) and None
     rig.engine.start()
@@ -150,7 +159,7 @@ def test_a_picture_in_tiles_lets_others_in() -> None:
 
 def test_a_crowd_of_tiles_makes_no_other_picture_wait() -> None:
     """They share its calls, and are many more than there are rows."""
-    runner = MakesTilesSlowly()
+    runner = MakesTilesOneByOne()
     rig = Rig(runner, max_rows=3, start=False)  # two of them do not fit
     neighbour = rig.post(width=64, height=64, steps=10_000, seed=1, guidance_scale=5.0)
     job = rig.post(**tiled(width=112, height=112, num_images=3, steps=5, seed=2, guidance_scale=5.0))
