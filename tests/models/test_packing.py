@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from shared_worker.device import find_device
-from worker.models.packing import X86, PackedConv2d, PackedLinear, PackedPointwise, lay_out
+from worker.models.packing import PackedConv2d, PackedLinear, PackedPointwise, lay_out
 from worker.models.registry import identify
 
-pytestmark = pytest.mark.skipif(platform.machine() not in X86, reason="weights are packed on x86 processors alone")
+X86 = ("x86_64", "AMD64")
+
+pytestmark = pytest.mark.skipif(platform.machine() not in X86, reason="the kernels are those of x86 processors")
 
 CASES = {
     "linear": (lambda: nn.Linear(96, 80), (3, 77, 96), PackedLinear),
@@ -33,6 +35,12 @@ cases = pytest.mark.parametrize(("make", "shape", "packed"), CASES.values(), ids
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What packed layers compute is the same with every processor's kernels, however long those take."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
 
 
 def made(make: Callable[[], nn.Module], dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -114,8 +122,9 @@ def test_what_cannot_be_packed_becomes_channels_last(layer: nn.Conv2d) -> None:
     assert layer.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_on_another_processor_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT", "SVE256"])
+def test_on_a_processor_without_avx_512_nothing_is_packed(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     net = lay_out(nn.Sequential(nn.Linear(8, 8), nn.Conv2d(64, 96, 3)))
     assert [type(layer) for layer in net] == [nn.Linear, nn.Conv2d]
     assert net[1].weight.is_contiguous(memory_format=torch.channels_last)

@@ -4,18 +4,20 @@ torch keeps weights as they were read, and hands them to oneDNN, which lays them
 layers of a UNet that takes several times as long as computing with them. Linear layers in fp32 do not even go there but
 to MKL, which computes at half the rate on some processors. The operators are those that torch.compile emits, which does
 the same where it freezes weights.
+
+With AVX-512 one layout of a convolution's weights fits whatever comes. The kernels for AVX2 want another for nearly
+every number of rows and pixels, and weights that were laid out for another one are laid out again in every call, without
+a kernel for that: calls took three times as long as with weights as they were read. There nothing is packed.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from typing import Any, Self, cast
 
 import torch
 from torch import nn
 
-X86 = ("x86_64", "AMD64")
 SIDE = 32
 """Of the latents that a convolution's weights are laid out for. Kernels for other sizes take the same layout, but for
 kernels of one pixel, which are linear layers therefore."""
@@ -75,23 +77,23 @@ class PackedPointwise(_Packed, nn.Conv2d):
 
 
 def lay_out(module: Any, *, packed: bool = True) -> Any:
-    """The module itself, on the CPU, with its linear layers and convolutions `packed` where they can be: on an x86
-    processor, in dtypes that it has kernels for. Other convolutions become channels_last, which costs them less.
+    """The module itself, on the CPU, with its linear layers and convolutions `packed` where that pays: on a
+    processor with AVX-512, in dtypes that it has kernels for. Other convolutions become channels_last, which costs them less.
 
     Packed weights have no elements that could be read: they are called, and moved by `to`, and nothing else.
     """
     for layer in module.modules():
         if type(layer) not in (nn.Linear, nn.Conv2d) or layer.weight.device.type != "cpu":
             continue
-        if packed and _can_be_packed(layer):
+        if packed and _pays_packed(layer):
             _pack(layer)
         elif isinstance(layer, nn.Conv2d):
             layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module
 
 
-def _can_be_packed(layer: nn.Linear | nn.Conv2d) -> bool:
-    if platform.machine() not in X86 or not torch.backends.mkldnn.is_available():
+def _pays_packed(layer: nn.Linear | nn.Conv2d) -> bool:
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return False
     if isinstance(layer, nn.Conv2d) and (
         layer.weight.numel() < SMALLEST or layer.padding_mode != "zeros" or isinstance(layer.padding, str)
