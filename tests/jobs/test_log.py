@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import pytest
 
 from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Failed, Image, Preview, Progress, Timings
-from worker.jobs.log import PREVIEW_BYTES, Entry, EventLog
+from worker.jobs.log import BATCH, BATCH_PREVIEW_BYTES, PREVIEW_BYTES, Entry, EventLog, Push
 from worker.jobs.params import ImageFormat
 
 WAIT_S = 10.0
@@ -145,9 +145,9 @@ async def test_a_log_that_is_closed_lets_its_readers_go_without_an_ending() -> N
     assert not log.ended
 
 
-async def follow(log: EventLog, push: Callable[[Entry], bool]) -> list[int]:
+async def batches(log: EventLog, push: Push | None = None) -> list[list[int]]:
     async with asyncio.timeout(WAIT_S):
-        return [entry.id async for entry in log.follow(0, push)]
+        return [[entry.id for entry in batch] async for batch in log.batches(0, push)]
 
 
 async def until_idle() -> None:
@@ -156,13 +156,13 @@ async def until_idle() -> None:
 
 
 async def test_a_waiting_reader_is_given_what_comes_but_the_ending() -> None:
-    log, pushed = filled(2), list[int]()
+    log, pushed = filled(2), list[list[int]]()
 
-    def push(entry: Entry) -> bool:
-        pushed.append(entry.id)
+    def push(batch: Sequence[Entry]) -> bool:
+        pushed.append([entry.id for entry in batch])
         return True
 
-    reader = asyncio.create_task(follow(log, push))
+    reader = asyncio.create_task(batches(log, push))
     await until_idle()
     for step in (3, 4):
         log.append(Progress(step, 5, None))
@@ -170,33 +170,58 @@ async def test_a_waiting_reader_is_given_what_comes_but_the_ending() -> None:
     log.append(Progress(5, 5, None))
     await until_idle()
     log.append(CANCELLED)
-    assert (await reader, pushed) == ([1, 2, 6], [3, 4, 5])
+    assert (await reader, pushed) == ([[1, 2], [6]], [[3, 4], [5]])
 
 
 async def test_what_a_reader_cannot_take_at_once_comes_in_its_place() -> None:
     log, pushed = filled(1), list[int]()
 
-    def push(entry: Entry) -> bool:
-        if entry.id == 3:
+    def push(batch: Sequence[Entry]) -> bool:
+        if any(entry.id == 3 for entry in batch):
             return False
-        pushed.append(entry.id)
+        pushed.extend(entry.id for entry in batch)
         return True
 
-    reader = asyncio.create_task(follow(log, push))
+    reader = asyncio.create_task(batches(log, push))
     await until_idle()
     for step in range(2, 6):
         log.append(Progress(step, 5, None))
-        if step in (3, 5):
+        if step in (2, 3, 5):
             await until_idle()
     log.append(CANCELLED)
-    got = await reader
-    assert sorted([*got, *pushed]) == [1, 2, 3, 4, 5, 6]
-    assert 3 in got
+    assert (await reader, pushed) == ([[1], [3], [6]], [2, 4, 5])
+
+
+async def test_what_has_been_comes_in_batches_of_bounded_size() -> None:
+    log = filled(2 * BATCH + 1)
+    log.append(Preview(1, 1, 8, 8, ImageFormat.JPEG, bytes(BATCH_PREVIEW_BYTES)))
+    log.append(Progress(1, 1, None))
+    log.append(CANCELLED)
+    got = await batches(log)
+    assert [len(batch) for batch in got] == [BATCH, BATCH, 2, 2]
+    assert [id for batch in got for id in batch] == list(range(1, log.last_id + 1))
+
+
+async def test_a_slow_reader_holds_on_to_no_more_previews_than_one_batch_has() -> None:
+    log = EventLog()
+    preview = bytes(BATCH_PREVIEW_BYTES // 2)
+    for step in range(1, 1 + PREVIEW_BYTES // len(preview)):
+        log.append(Preview(step, 150, 8, 8, ImageFormat.JPEG, preview))
+    async with contextlib.aclosing(log.batches(0)) as reader:
+        assert [entry.id for entry in await anext(reader)] == [1, 2]
+        for step in range(4):
+            log.append(Preview(step, 150, 8, 8, ImageFormat.JPEG, preview))
+        assert [entry.id for entry in await anext(reader)] == [5, 6], "3 and 4 were dropped meanwhile"
 
 
 async def test_readers_hear_of_an_event_after_whoever_appended_it_is_done() -> None:
     log, told = EventLog(), list[str]()
-    reader = asyncio.create_task(follow(log, lambda entry: told.append("reader") or True))  # type: ignore[func-returns-value]
+
+    def push(batch: Sequence[Entry]) -> bool:
+        told.append("reader")
+        return True
+
+    reader = asyncio.create_task(batches(log, push))
     await until_idle()
     log.append(Progress(1, 1, None))
     told.append("writer")

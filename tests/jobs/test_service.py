@@ -361,7 +361,8 @@ class TestJournal:
         async def written_when_told() -> list[int]:
             return [
                 len([job_id for job_id, _ in journal.written if job_id == job.id])
-                async for _ in job.log.follow(0, lambda entry: True)
+                async for batch in job.log.batches(0, lambda batch: True)
+                for _ in batch
             ]
 
         reader = asyncio.create_task(written_when_told())

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from worker.jobs.events import Completed, Ending, Event, Preview
 
 PREVIEW_BYTES = 4_000_000
 """So much of a job's previews is kept, and always the newest; the numbers of older ones are skipped."""
+BATCH = 256
+BATCH_PREVIEW_BYTES = 65536
+"""A batch ends behind the preview that makes it so many: a slow reader keeps hold of what it was given."""
 
 
 @dataclass(slots=True)
@@ -30,8 +33,8 @@ class Entry:
         return isinstance(self.event, Ending)
 
 
-Push = Callable[[Entry], bool]
-"""Hands an entry to a reader at once; False if that cannot be done now."""
+Push = Callable[[Sequence[Entry]], bool]
+"""Hands a batch to a reader at once; False if that cannot be done now."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,8 +89,18 @@ class EventLog:
         self.closed = True
         self._tell_soon()
 
-    async def follow(self, after: int, push: Push | None = None) -> AsyncGenerator[Entry]:
-        """Every entry with a number above `after`, in order, until the ending has been given or the log is closed.
+    async def follow(self, after: int) -> AsyncGenerator[Entry]:
+        """Every entry with a number above `after`, in order, until the ending has been given or the log is closed."""
+        batches = self.batches(after)
+        try:
+            async for batch in batches:
+                for entry in batch:
+                    yield entry
+        finally:
+            await batches.aclose()
+
+    async def batches(self, after: int, push: Push | None = None) -> AsyncGenerator[Sequence[Entry]]:
+        """As `follow`, with as many entries at once as there are, up to a batch.
 
         While the reader waits for more, what is appended is given to `push`, which saves waking it; what `push` does
         not take, and the ending in any case, comes out here.
@@ -97,9 +110,9 @@ class EventLog:
         try:
             while True:
                 follower.more.clear()
-                while (entry := self._first_after(follower.after)) is not None:
-                    follower.after = entry.id
-                    yield entry
+                while batch := self._batch_after(follower.after):
+                    follower.after = batch[-1].id
+                    yield batch
                 if self.ended or self.closed:
                     return
                 follower.idle = True
@@ -114,9 +127,15 @@ class EventLog:
         images = finished.images if isinstance(finished, Completed) else ()
         return self._preview_bytes + sum(len(image.data) for image in images)
 
-    def _first_after(self, number: int) -> Entry | None:
+    def _batch_after(self, number: int) -> Sequence[Entry]:
         place = bisect_right(self._entries, number, key=lambda entry: entry.id)
-        return self._entries[place] if place < len(self._entries) else None
+        batch = self._entries[place : place + BATCH]
+        previews = 0
+        for count, entry in enumerate(batch, start=1):
+            previews += len(entry.event.data) if isinstance(entry.event, Preview) else 0
+            if previews >= BATCH_PREVIEW_BYTES:
+                return batch[:count]
+        return batch
 
     def _drop_old_previews(self) -> None:
         if self._preview_bytes <= PREVIEW_BYTES:
@@ -144,8 +163,8 @@ class EventLog:
         """Whether all that is new was given to an idle follower's `push`."""
         if follower.push is None or not follower.idle or self.ended or self.closed:
             return False
-        while (entry := self._first_after(follower.after)) is not None:
-            if not follower.push(entry):
+        while batch := self._batch_after(follower.after):
+            if not follower.push(batch):
                 return False
-            follower.after = entry.id
+            follower.after = batch[-1].id
         return True

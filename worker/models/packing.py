@@ -6,8 +6,8 @@ to MKL, which computes at half the rate on some processors. The operators are th
 the same where it freezes weights.
 
 With AVX-512 one layout of a convolution's weights fits whatever comes. The kernels for AVX2 want another for nearly
-every number of rows and pixels, and weights that were laid out for another one are laid out again in every call, without
-a kernel for that: calls took three times as long as with weights as they were read. There nothing is packed.
+every number of rows and pixels, and weights in one layout are brought into another in every call, element by element:
+calls took three times as long as with weights as they were read. There nothing is packed.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class PackedPointwise(_Packed, nn.Conv2d):
 
 def lay_out(module: Any, *, packed: bool = True) -> Any:
     """The module itself, on the CPU, with its linear layers and convolutions `packed` where that pays: on a
-    processor with AVX-512, in dtypes that it has kernels for. Other convolutions become channels_last, which costs them less.
+    processor with AVX-512, in dtypes that it has kernels for. Other convolutions become channels_last, which costs them
+    less.
 
     Packed weights have no elements that could be read: they are called, and moved by `to`, and nothing else.
     """
