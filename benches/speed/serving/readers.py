@@ -1,6 +1,6 @@
 """Row 9: what 64 readers of previews cost a full worker, which makes the previews anyway; beside it, what those cost.
 
-One crowd of jobs goes on all the time; readers come for a second or two and leave again, many times, so that a machine
+One crowd of jobs goes on all the time; readers come for some seconds and leave again, many times, so that a machine
 that is not equally fast all the time is so for both. The readers' end of the network is on it too, and in the figure.
 """
 
@@ -20,27 +20,31 @@ from benches.speed.spread import lost_percent, middle, quartiles
 READERS = 64
 PREVIEW = {"every": 5, "size": 128, "format": "jpeg"}
 """As often as the worker makes them unless told otherwise, in the picture's own size."""
-SETTLE_S = 0.5
-"""For readers to get what has been before."""
+SETTLE = 1 / 3
+"""Of a window, for readers to get what has been before."""
+LIMIT_S = 1200.0
+"""A window has a number of steps, since those are not equally long; on a slow machine it is long."""
 
 
 def measure(bench: Bench) -> Outcome:
     """Readers in turns with none; then previews in turns with none."""
     with servers.worker(bench, "--max-rows", str(2 * JOBS)) as server:
-        return run(_measure(server.url, bench))
+        return run(_measure(server.url, bench), LIMIT_S)
 
 
 async def _measure(url: str, bench: Bench) -> Outcome:
-    pairs, window_s, steps, rounds = bench.pick((40, 1.5, 30, 6), (2, 0.5, 5, 1))
+    pairs, window_s, window_steps, steps, rounds = bench.pick((40, 1.5, 32, 30, 6), (2, 0.5, 4, 5, 1))
     unread, read, none, previews = list[float](), list[float](), list[float](), list[float]()
     async with WorkerClient(url) as client:
         members = [stream_of_jobs(CROWD_STEPS) for _ in range(JOBS)]
         async with crowd(client, members, spread=True, preview=PREVIEW) as jobs:
+            pace = sum((await jobs.rates(window_s)).values()) / JOBS
+            window_s = max(window_s, window_steps / pace)
             for _ in range(pairs):
                 unread.append(sum((await jobs.rates(window_s)).values()))
                 running = await client.running()
                 async with drained(url, [running[number % len(running)] for number in range(READERS)]):
-                    await asyncio.sleep(SETTLE_S)
+                    await asyncio.sleep(SETTLE * window_s)
                     read.append(sum((await jobs.rates(window_s)).values()))
         for _ in range(rounds):
             none.append(await step_s(client, steps))
