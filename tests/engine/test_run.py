@@ -9,6 +9,7 @@ from tests.engine.rig import Journal
 from tests.fakes import PATIENCE_S, Instant, Sketch, Warns, make_params, paint
 from worker.engine.outbox import Outbox
 from worker.engine.run import JobRun, Pictures
+from worker.jobs.engine import Load
 from worker.jobs.events import Cancelled, CancelReason, Completed, Failed, Image, Progress, Timings
 from worker.jobs.params import ImageFormat
 from worker.jobs.queue import Work
@@ -46,6 +47,17 @@ def test_its_drawings_are_made_one_at_a_time_where_there_is_no_time_for_more() -
     assert [run.open_on(runner.open, 0) for _ in range(7)] == [False] * 6 + [True]
     assert len(runner.opened) == 1
     assert len(run.drawings) == 8
+
+
+def test_what_it_asks_of_the_device_is_known_from_its_first_drawing_on() -> None:
+    run: JobRun[Sketch] = JobRun(Work("job", make_params(num_images=2, steps=5)))
+    runner = InTiles()
+    assert run.load == Load(0, 0, 0)
+    assert not run.open_on(runner.open, 0)
+    begun = run.load
+    assert (begun.steps, begun.images) == (5, 8)
+    assert run.open_on(runner.open, PATIENCE_S)
+    assert run.load == begun
 
 
 def test_timings_add_up() -> None:

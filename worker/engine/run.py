@@ -54,7 +54,7 @@ class JobRun(Generic[D]):
             self._coming = iter(opened(self.work.params))
             self._made.append(next(self._coming))
             since = time.monotonic()
-        expected = self._made[0].tiles * self.work.params.num_images
+        expected = self._expected
         while len(self._made) < expected:
             self._made.append(next(self._coming))
             if time.monotonic() - since >= for_s:
@@ -63,6 +63,11 @@ class JobRun(Generic[D]):
         if len(self._made) == expected:
             self._opened(self._made)
         return len(self._made) == expected
+
+    @property
+    def _expected(self) -> int:
+        """How many drawings there will be; the first, which is there, knows."""
+        return self._made[0].tiles * self.work.params.num_images
 
     def _opened(self, drawings: list[D]) -> None:
         self.drawings = drawings
@@ -86,7 +91,10 @@ class JobRun(Generic[D]):
 
     @property
     def load(self) -> Load:
-        """What it still asks of the device."""
+        """What it still asks of the device; of drawings that are still to be made, as the first of them."""
+        if self._made and not self.drawings:
+            first, images = self._made[0], self._expected
+            return Load(first.rows * images, first.steps - first.step, images, first.step_s)
         return Load(
             rows=sum(drawing.rows for drawing in self.drawings),
             steps=max((drawing.steps - drawing.step for drawing in self.drawings), default=0),

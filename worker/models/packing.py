@@ -7,7 +7,7 @@ the same where it freezes weights.
 
 With AVX-512 one layout of a convolution's weights fits whatever comes. The kernels for AVX2 want another for nearly
 every number of rows and pixels, and weights in one layout are brought into another in every call, element by element:
-calls took three times as long as with weights as they were read. There nothing is packed.
+calls took three times as long as with weights as they were read. There nothing is packed, and `unfolding` helps.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any, Self, cast
 
 import torch
 from torch import nn
+
+from worker.models.unfolding import pays_unfolded, unfold
 
 SIDE = 32
 """Of the latents that a convolution's weights are laid out for. Kernels for other sizes take the same layout, but for
@@ -88,6 +90,8 @@ def lay_out(module: Any, *, packed: bool = True) -> Any:
             continue
         if packed and _pays_packed(layer):
             _pack(layer)
+        elif packed and isinstance(layer, nn.Conv2d) and pays_unfolded(layer):
+            unfold(layer)
         elif isinstance(layer, nn.Conv2d):
             layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module
