@@ -14,6 +14,7 @@ from worker.models.packing import lay_out
 from worker.models.registry import identify
 from worker.models.unfolding import PIXELS, PointwiseConv2d, UnfoldedConv2d
 
+HERE = torch.backends.cpu.get_cpu_capability()
 CASES = {
     "usual": (lambda: nn.Conv2d(64, 96, 3, padding=1), (2, 64, 4, 6), UnfoldedConv2d),
     "strided": (lambda: nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False), (3, 8, 9, 7), UnfoldedConv2d),
@@ -60,6 +61,7 @@ def test_it_gives_what_it_gave_before(
     assert after.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.skipif(HERE != "AVX2", reason="a promise of the kernels that it is for")
 @cases
 def test_with_the_same_number_of_rows_a_row_is_the_same_in_any_place_and_company(
     make: Callable[[], nn.Module], shape: tuple[int, ...], kind: type
