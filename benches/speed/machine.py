@@ -7,9 +7,13 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from benches.speed.bench import Bench, usable_cores
+from benches.speed.selection import BF16_UNITS, processor_flags
 from shared_worker.device import NoSuchDevice, find_device
 
 PACKAGES = ("torch", "diffusers", "transformers", "fastapi", "uvicorn", "litserve", "pillow")
+
+UNITS = ("avx2", "avx512f", *BF16_UNITS)
+"""Processor flags that decide which kernels compute."""
 
 
 def describe(bench: Bench) -> dict[str, str]:
@@ -20,6 +24,8 @@ def describe(bench: Bench) -> dict[str, str]:
         "torch threads": str(bench.threads),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
+    if units := processor_flags() & set(UNITS):
+        facts["instructions"] = ", ".join(sorted(units))
     if bench.backend == "cuda":
         facts["GPU"] = _gpu()
     facts["packages"] = ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name)))

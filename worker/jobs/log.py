@@ -15,9 +15,10 @@ from worker.jobs.events import Completed, Ending, Event, Preview
 
 PREVIEW_BYTES = 4_000_000
 """So much of a job's previews is kept, and always the newest; the numbers of older ones are skipped."""
-BATCH = 256
-BATCH_PREVIEW_BYTES = 65536
-"""A batch ends behind the preview that makes it so many: a slow reader keeps hold of what it was given."""
+BATCH = 64
+BATCH_PREVIEW_BYTES = 16384
+"""A batch ends behind the preview that makes it so many: a slow reader holds on to what it was given, and is cut if it
+cannot take it in time."""
 
 
 @dataclass(slots=True)
