@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from shared_worker.device import find_device
+from tests.models.layers import in_two_places, made
 from worker.models.packing import PackedConv2d, PackedLinear, PackedPointwise, lay_out
 from worker.models.registry import identify
 
@@ -43,10 +44,6 @@ def packs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
 
 
-def made(make: Callable[[], nn.Module], dtype: torch.dtype = torch.float32) -> nn.Module:
-    return make().to(dtype).eval().requires_grad_(False)
-
-
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
 @cases
@@ -73,10 +70,7 @@ def test_a_packed_layer_gives_what_it_gave_before(
 def test_with_the_same_number_of_rows_a_row_is_the_same_in_any_place_and_company(
     make: Callable[[], nn.Module], shape: tuple[int, ...], packed: type
 ) -> None:
-    layer = lay_out(made(make))
-    row, others = torch.randn(1, *shape[1:]), torch.randn(2, 7, *shape[1:])
-    first = layer(torch.cat([row, others[0]]))[:1]
-    last = layer(torch.cat([others[1], row]))[-1:]
+    first, last = in_two_places(lay_out(made(make)), shape)
     assert torch.equal(first, last)
 
 

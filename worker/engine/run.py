@@ -39,6 +39,7 @@ class JobRun(Generic[D]):
         self.previews = Previews()
         self._coming: Iterator[D] | None = None
         self._made: list[D] = []
+        self._load_to_come: Load | None = None
         self._pieces: dict[int, list[tuple[Tile | None, Pixels]]] = {}
         self.started_at = time.monotonic()
         self.denoising_since = self.started_at
@@ -54,7 +55,9 @@ class JobRun(Generic[D]):
             self._coming = iter(opened(self.work.params))
             self._made.append(next(self._coming))
             since = time.monotonic()
-        expected = self._expected
+        first = self._made[0]
+        expected = first.tiles * self.work.params.num_images
+        self._load_to_come = Load(first.rows * expected, first.steps - first.step, expected, first.step_s)
         while len(self._made) < expected:
             self._made.append(next(self._coming))
             if time.monotonic() - since >= for_s:
@@ -64,13 +67,9 @@ class JobRun(Generic[D]):
             self._opened(self._made)
         return len(self._made) == expected
 
-    @property
-    def _expected(self) -> int:
-        """How many drawings there will be; the first, which is there, knows."""
-        return self._made[0].tiles * self.work.params.num_images
-
     def _opened(self, drawings: list[D]) -> None:
         self.drawings = drawings
+        self._load_to_come = None
         self.undecoded = len(drawings)
         self.warn(*(warning for drawing in drawings for warning in drawing.warnings))
         self.denoising_since = time.monotonic()
@@ -91,15 +90,15 @@ class JobRun(Generic[D]):
 
     @property
     def load(self) -> Load:
-        """What it still asks of the device; of drawings that are still to be made, as the first of them."""
-        if self._made and not self.drawings:
-            first, images = self._made[0], self._expected
-            return Load(first.rows * images, first.steps - first.step, images, first.step_s)
+        """What it still asks of the device; while its drawings are made, as many as there will be. From any thread."""
+        if (to_come := self._load_to_come) is not None:
+            return to_come
+        drawings = tuple(self.drawings)  # one may be finished meanwhile
         return Load(
-            rows=sum(drawing.rows for drawing in self.drawings),
-            steps=max((drawing.steps - drawing.step for drawing in self.drawings), default=0),
-            images=len(self.drawings),
-            step_s=self.drawings[0].step_s if self.drawings else None,
+            rows=sum(drawing.rows for drawing in drawings),
+            steps=max((drawing.steps - drawing.step for drawing in drawings), default=0),
+            images=len(drawings),
+            step_s=drawings[0].step_s if drawings else None,
         )
 
     def denoised(self) -> None:

@@ -80,8 +80,8 @@ class PackedPointwise(_Packed, nn.Conv2d):
 
 def lay_out(module: Any, *, packed: bool = True) -> Any:
     """The module itself, on the CPU, with its linear layers and convolutions `packed` where that pays: on a
-    processor with AVX-512, in dtypes that it has kernels for. Other convolutions become channels_last, which costs them
-    less.
+    processor with AVX-512, in dtypes that it has kernels for. With AVX2 its convolutions are unfolded instead. All
+    others become channels_last, which costs them less; so do all where `packed` is false, for whoever reads layers.
 
     Packed weights have no elements that could be read: they are called, and moved by `to`, and nothing else.
     """
