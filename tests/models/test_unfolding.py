@@ -14,6 +14,7 @@ from tests.models.layers import in_two_places, made
 from worker.models.packing import lay_out
 from worker.models.registry import identify
 from worker.models.unfolding import PIXELS, PointwiseConv2d, UnfoldedConv2d
+from worker.models.upsampling import UpsamplingConv2d
 
 HERE = torch.backends.cpu.get_cpu_capability()
 CASES = {
@@ -114,4 +115,4 @@ def test_a_model_on_the_cpu_is_drawn_so_unless_a_compiler_reads_it(compiled: boo
     model = checkpoint.load(find_device("cpu"), lambda share: None)
     for part in (model._unet, model._vae._vae):  # type: ignore[attr-defined]
         kinds = {type(layer) for layer in part.modules() if isinstance(layer, nn.Conv2d)}
-        assert kinds == ({nn.Conv2d} if compiled else {UnfoldedConv2d, PointwiseConv2d})
+        assert kinds == ({nn.Conv2d} if compiled else {UnfoldedConv2d, PointwiseConv2d, UpsamplingConv2d})

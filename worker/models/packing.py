@@ -18,7 +18,8 @@ from typing import Any, Self, cast
 import torch
 from torch import nn
 
-from worker.models.unfolding import pays_unfolded, unfold
+from worker.models.unfolding import pays_unfolded, unfold, unfolded_upsampling
+from worker.models.upsampling import Folded, merge, transposed
 
 SIDE = 32
 """Of the latents that a convolution's weights are laid out for. Kernels for other sizes take the same layout, but for
@@ -80,12 +81,15 @@ class PackedPointwise(_Packed, nn.Conv2d):
 
 def lay_out(module: Any, *, packed: bool = True) -> Any:
     """The module itself, on the CPU, with its linear layers and convolutions `packed` where that pays: on a
-    processor with AVX-512, in dtypes that it has kernels for. With AVX2 its convolutions are unfolded instead. All
-    others become channels_last, which costs them less; so do all where `packed` is false, for whoever reads layers.
+    processor with AVX-512, in dtypes that it has kernels for. With AVX2 its convolutions are unfolded instead. With
+    either, those that stand behind a doubling of pixels are made one with it. All others become channels_last, which
+    costs them less; so do all where `packed` is false, for whoever reads layers.
 
     Packed weights have no elements that could be read: they are called, and moved by `to`, and nothing else.
     """
     for layer in module.modules():
+        if packed:
+            merge(layer, _fold)
         if type(layer) not in (nn.Linear, nn.Conv2d) or layer.weight.device.type != "cpu":
             continue
         if packed and _pays_packed(layer):
@@ -98,15 +102,21 @@ def lay_out(module: Any, *, packed: bool = True) -> Any:
 
 
 def _pays_packed(layer: nn.Linear | nn.Conv2d) -> bool:
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
-        return False
     if isinstance(layer, nn.Conv2d) and (
         layer.weight.numel() < SMALLEST or layer.padding_mode != "zeros" or isinstance(layer.padding, str)
     ):
         return False
-    if layer.weight.dtype == torch.bfloat16:
+    return _has_kernels(layer.weight)
+
+
+def _has_kernels(weight: torch.Tensor) -> bool:
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+        return False
+    if weight.device.type != "cpu":
+        return False
+    if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return layer.weight.dtype == torch.float32
+    return weight.dtype == torch.float32
 
 
 def _is_pointwise(layer: nn.Conv2d) -> bool:
@@ -125,3 +135,26 @@ def _pack(layer: nn.Linear | nn.Conv2d) -> None:
         )
         layer.__class__ = PackedConv2d
     layer.weight = nn.Parameter(packed, requires_grad=False)
+
+
+def _fold(layer: nn.Conv2d) -> Folded | None:
+    """What stands for it and the doubling before it."""
+    if _has_kernels(layer.weight):
+        return _packed_upsampling(layer)
+    return unfolded_upsampling(layer) if pays_unfolded(layer) else None
+
+
+def _packed_upsampling(layer: nn.Conv2d) -> Folded:
+    bias, padding, stride, dilation, groups = layer.bias, [1, 1], [2, 2], [1, 1], 1
+    seen = [2, layer.in_channels, SIDE, SIDE]
+    packed = torch.ops.mkldnn._reorder_convolution_transpose_weight(
+        transposed(layer.weight.detach()), padding, [0, 0], stride, dilation, groups, seen
+    )
+
+    def upsample(pixels: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
+            pixels, packed, bias, padding, [0, 0], stride, dilation, groups, "none", [], ""
+        )
+        return output
+
+    return upsample

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from worker.models.upsampling import Folded, by_parity
+
 PIXELS = 512
 """Of a call's output, up to which a product was faster or about as fast: with 128 to 1280 channels, on two cores."""
 
@@ -30,27 +32,57 @@ class UnfoldedConv2d(nn.Conv2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """By MKL or oneDNN; channels_last."""
-        rows, channels = input.shape[:2]
         height, width = map(self._outer, (0, 1), input.shape[2:])
-        if rows * height * width > PIXELS:
+        if input.shape[0] * height * width > PIXELS:
             return super().forward(input)
-        (above, left), (down, right) = cast("tuple[int, int]", self.padding), self.stride
-        padded = functional.pad(input.permute(0, 2, 3, 1), (0, 0, left, left, above, above)).contiguous()
-        row, line, pixel, channel = padded.stride()
-        windows = padded.as_strided(
-            (rows, height, width, *self.kernel_size, channels),
-            (row, line * down, pixel * right, line * self.dilation[0], pixel * self.dilation[1], channel),
-        )
-        return _product(windows.flatten(3), self)
+        above, left = cast("tuple[int, int]", self.padding)
+        padded = functional.pad(input.permute(0, 2, 3, 1), (0, 0, left, left, above, above))
+        windows = _windows(padded, (height, width), self.kernel_size, self.stride, self.dilation)
+        return _product(windows, self)
 
     def _outer(self, side: int, length: int) -> int:
         reach = self.dilation[side] * (self.kernel_size[side] - 1) + 1
         return (length + 2 * int(self.padding[side]) - reach) // self.stride[side] + 1
 
 
+def _windows(
+    pixels: torch.Tensor,
+    places: tuple[int, int],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...] = (1, 1),
+    dilation: tuple[int, ...] = (1, 1),
+) -> torch.Tensor:
+    """What a kernel sees at each of its places.  # [rows, H, W, C] -> [rows, *places, kernel height x width x C]"""
+    rows, channels = pixels.shape[0], pixels.shape[-1]
+    pixels = pixels.contiguous()
+    row, line, pixel, channel = pixels.stride()
+    strides = (row, line * stride[0], pixel * stride[1], line * dilation[0], pixel * dilation[1], channel)
+    return pixels.as_strided((rows, *places, *kernel, channels), strides).flatten(3)
+
+
 def _product(pixels: torch.Tensor, layer: nn.Conv2d) -> torch.Tensor:
     """`pixels` is `[rows, height, width, kernel height x kernel width x channels]`."""
     return functional.linear(pixels, layer.weight.permute(0, 2, 3, 1).flatten(1), layer.bias).permute(0, 3, 1, 2)
+
+
+def unfolded_upsampling(layer: nn.Conv2d) -> Folded:
+    """What stands for it and the doubling before it: one product of two by two pixels and all four kernels."""
+    channels = layer.out_channels
+    weight = by_parity(layer.weight.detach()).permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)  # [4 out, 4 in]
+    bias = None if layer.bias is None else layer.bias.detach().repeat(4)
+
+    def upsample(pixels: torch.Tensor) -> torch.Tensor:
+        rows, _, height, width = pixels.shape
+        around = functional.pad(pixels.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+        windows = _windows(around, (height + 1, width + 1), (2, 2))
+        product = functional.linear(windows, weight, bias)  # [rows, h + 1, w + 1, 4 out]
+        output = pixels.new_empty((rows, height, 2, width, 2, channels))
+        for parity, part in enumerate(product.split(channels, dim=-1)):
+            below, right = divmod(parity, 2)
+            output[:, :, below, :, right] = part[:, below : below + height, right : right + width]
+        return output.view(rows, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+
+    return upsample
 
 
 def unfold(layer: nn.Conv2d) -> None:

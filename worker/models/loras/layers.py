@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
+from worker.models.upsampling import UpsamplingConv2d, doubled
+
 Layer = torch.nn.Linear | torch.nn.Conv2d
 
 
@@ -47,6 +49,7 @@ class LowRank:
     def _delta(self, layer: Layer, x: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
         x = x.to(self.down.dtype)
         if isinstance(layer, torch.nn.Conv2d):
+            x = doubled(x) if isinstance(layer, UpsamplingConv2d) else x
             low = functional.conv2d(x, self.down, None, layer.stride, layer.padding, layer.dilation)
             return functional.conv2d(low * _beside(scale, low), self.up)
         low = functional.linear(x, self.down)
