@@ -55,6 +55,8 @@ class EventLog:
         self._entries: list[Entry] = []
         self._followers: set[_Follower] = set()
         self._telling = False
+        self._last_batch: tuple[tuple[int, int], Sequence[Entry]] = (-1, -1), ()
+        """Behind which number, when the log was at which, and what was found."""
         self._preview_bytes = 0
         self.closed = False
         self.last_id = 0
@@ -129,6 +131,13 @@ class EventLog:
         return self._preview_bytes + sum(len(image.data) for image in images)
 
     def _batch_after(self, number: int) -> Sequence[Entry]:
+        """The same for all readers who are as far, so it is looked for once."""
+        asked = number, self.last_id
+        if self._last_batch[0] != asked:
+            self._last_batch = asked, self._look_for_batch(number)
+        return self._last_batch[1]
+
+    def _look_for_batch(self, number: int) -> Sequence[Entry]:
         place = bisect_right(self._entries, number, key=lambda entry: entry.id)
         batch = self._entries[place : place + BATCH]
         previews = 0
@@ -164,7 +173,7 @@ class EventLog:
         """Whether all that is new was given to an idle follower's `push`."""
         if follower.push is None or not follower.idle or self.ended or self.closed:
             return False
-        while batch := self._batch_after(follower.after):
+        while follower.after < self.last_id and (batch := self._batch_after(follower.after)):
             if not follower.push(batch):
                 return False
             follower.after = batch[-1].id
