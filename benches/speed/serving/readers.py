@@ -7,6 +7,7 @@ that is not equally fast all the time is so for both. The readers' end of the ne
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 from benches.speed.bench import Bench
 from benches.speed.job import stream_of_jobs
@@ -33,23 +34,26 @@ def measure(bench: Bench) -> Outcome:
 
 
 async def _measure(url: str, bench: Bench) -> Outcome:
-    pairs, window_s, window_steps, steps, rounds = bench.pick((40, 1.5, 32, 30, 6), (2, 0.5, 4, 5, 1))
+    visits, window_s, window_steps, steps, rounds = bench.pick((64, 1.5, 32, 30, 6), (2, 0.5, 4, 5, 1))
     unread, read, none, previews = list[float](), list[float](), list[float](), list[float]()
     async with WorkerClient(url) as client:
         members = [stream_of_jobs(CROWD_STEPS) for _ in range(JOBS)]
         async with crowd(client, members, spread=True, preview=PREVIEW) as jobs:
             pace = sum((await jobs.rates(window_s)).values()) / JOBS
             window_s = max(window_s, window_steps / pace)
-            for _ in range(pairs):
-                unread.append(sum((await jobs.rates(window_s)).values()))
+            unread.append(sum((await jobs.rates(window_s)).values()))
+            for _ in range(visits):
                 running = await client.running()
                 async with drained(url, [running[number % len(running)] for number in range(READERS)]):
                     await asyncio.sleep(SETTLE * window_s)
                     read.append(sum((await jobs.rates(window_s)).values()))
+                unread.append(sum((await jobs.rates(window_s)).values()))
         for _ in range(rounds):
             none.append(await step_s(client, steps))
             previews.append(await step_s(client, steps, preview=PREVIEW))
-    lost = quartiles([100 * (1 - with_them / without) for with_them, without in zip(read, unread, strict=True)])
+    # Each visit against what was before and behind it: a machine that grows faster or slower does so for both.
+    without = [(before + after) / 2 for before, after in pairwise(unread)]
+    lost = quartiles([100 * (1 - rate / usual) for rate, usual in zip(read, without, strict=True)])
     groups = (
         Group("steps of eight jobs", "1/s", {"no readers": quartiles(unread), f"{READERS} readers": quartiles(read)}),
         Group(
