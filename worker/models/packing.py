@@ -112,8 +112,6 @@ def _pays_packed(layer: nn.Linear | nn.Conv2d) -> bool:
 def _has_kernels(weight: torch.Tensor) -> bool:
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return False
-    if weight.device.type != "cpu":
-        return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return weight.dtype == torch.float32
@@ -139,21 +137,22 @@ def _pack(layer: nn.Linear | nn.Conv2d) -> None:
 
 def _fold(layer: nn.Conv2d) -> Folded | None:
     """What stands for it and the doubling before it."""
+    if layer.weight.device.type != "cpu":
+        return None
     if _has_kernels(layer.weight):
         return _packed_upsampling(layer)
     return unfolded_upsampling(layer) if pays_unfolded(layer) else None
 
 
 def _packed_upsampling(layer: nn.Conv2d) -> Folded:
-    bias, padding, stride, dilation, groups = layer.bias, [1, 1], [2, 2], [1, 1], 1
-    seen = [2, layer.in_channels, SIDE, SIDE]
-    packed = torch.ops.mkldnn._reorder_convolution_transpose_weight(
-        transposed(layer.weight.detach()), padding, [0, 0], stride, dilation, groups, seen
-    )
+    bias, seen = layer.bias, [2, layer.in_channels, SIDE, SIDE]
+    geometry = [1, 1], [0, 0], [2, 2], [1, 1], 1  # padding, that of the output, stride, dilation, groups
+    weight = transposed(layer.weight.detach())
+    packed = torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, *geometry, seen)
 
     def upsample(pixels: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
-            pixels, packed, bias, padding, [0, 0], stride, dilation, groups, "none", [], ""
+            pixels, packed, bias, *geometry, "none", [], ""
         )
         return output
 

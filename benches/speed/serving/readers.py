@@ -39,21 +39,24 @@ async def _measure(url: str, bench: Bench) -> Outcome:
     async with WorkerClient(url) as client:
         members = [stream_of_jobs(CROWD_STEPS) for _ in range(JOBS)]
         async with crowd(client, members, spread=True, preview=PREVIEW) as jobs:
-            pace = sum((await jobs.rates(window_s)).values()) / JOBS
-            window_s = max(window_s, window_steps / pace)
-            unread.append(sum((await jobs.rates(window_s)).values()))
+
+            async def rate() -> float:
+                return sum((await jobs.rates(window_s)).values())
+
+            window_s = max(window_s, window_steps * JOBS / await rate())
+            unread.append(await rate())
             for _ in range(visits):
                 running = await client.running()
                 async with drained(url, [running[number % len(running)] for number in range(READERS)]):
                     await asyncio.sleep(SETTLE * window_s)
-                    read.append(sum((await jobs.rates(window_s)).values()))
-                unread.append(sum((await jobs.rates(window_s)).values()))
+                    read.append(await rate())
+                unread.append(await rate())
         for _ in range(rounds):
             none.append(await step_s(client, steps))
             previews.append(await step_s(client, steps, preview=PREVIEW))
     # Each visit against what was before and behind it: a machine that grows faster or slower does so for both.
     without = [(before + after) / 2 for before, after in pairwise(unread)]
-    lost = quartiles([100 * (1 - rate / usual) for rate, usual in zip(read, without, strict=True)])
+    lost = quartiles([100 * (1 - with_them / usual) for with_them, usual in zip(read, without, strict=True)])
     groups = (
         Group("steps of eight jobs", "1/s", {"no readers": quartiles(unread), f"{READERS} readers": quartiles(read)}),
         Group(
