@@ -68,8 +68,8 @@ def _product(pixels: torch.Tensor, layer: nn.Conv2d) -> torch.Tensor:
 def unfolded_upsampling(layer: nn.Conv2d) -> Folded:
     """What stands for it and the doubling before it: one product of two by two pixels and all four kernels.
 
-    For any number of pixels: where those are many a transposed convolution takes up to a quarter less, but it would need
-    the weights once more.
+    For any number of pixels: where those are many a transposed convolution takes up to a quarter less, but it would
+    need the weights once more.
     """
     channels = layer.out_channels
     weight = by_parity(layer.weight.detach()).permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)  # [4 out, 4 in]
