@@ -151,7 +151,7 @@ async def _run(settings: Settings, provided: Provided, listener: socket.socket) 
             return denoiser
         from worker.engine.enlarging import Enlarger, WithUpscalers
 
-        return WithUpscalers(denoiser, Enlarger(lambda name: checkpoint.upscalers.load(name, device)))
+        return WithUpscalers(denoiser, Enlarger(lambda name: checkpoint.load_upscaler(name, device)))
 
     def on_engine_events(events: Sequence[tuple[str, Event]]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell

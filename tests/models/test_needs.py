@@ -13,12 +13,14 @@ from shared_worker.device import find_device
 from tests.models.controls.nets import write_controlnet
 from tests.models.controls.test_parity import load
 from tests.models.safety import NEVER, write_safety_checker
+from tests.models.upscalers import files
 from worker import provide
 from worker.errors import ModelUnusable
 from worker.models.needs import SAFETY_CHECKER
 from worker.models.offload import OnDevice
 from worker.models.registry import identify
 from worker.models.safety_folder import SafetyFolder
+from worker.models.upsampling import UpsamplingConv2d
 from worker.settings import Settings
 
 CPU = find_device("cpu")
@@ -26,6 +28,12 @@ CPU = find_device("cpu")
 
 def bytes_of(module: torch.nn.Module) -> int:
     return sum(one.nbytes for one in (*module.parameters(), *module.buffers()))
+
+
+def upsampling(model: Any) -> list[UpsamplingConv2d]:
+    """The layers that are one with a doubling of pixels."""
+    layers = [layer for part in (model._unet, model._vae._vae) for layer in part.modules()]
+    return [layer for layer in layers if isinstance(layer, UpsamplingConv2d)]
 
 
 class Watching(OnDevice):
@@ -86,10 +94,35 @@ def test_a_controlnet_counts_for_as_long_as_it_is_in_memory(tiny: Path, tmp_path
     write_controlnet(tmp_path / "nets/lines", tiny)
     ours = load(tiny, tmp_path / "nets")
     before = ours.checkpoint.device_bytes
-    assert before == ours.checkpoint.weights_bytes, "none is there at the start"
-    nets: Any = ours.denoiser._model._controls
+    model: Any = ours.denoiser._model
+    added = sum(layer.beside_bytes for layer in upsampling(model))
+    assert before == ours.checkpoint.weights_bytes + added, "none is there at the start"
+    nets: Any = model._controls
     nets.hold("lines")
     assert ours.checkpoint.device_bytes == before + bytes_of(nets._loaded["lines"])
     nets._drop_idle(0)
     gc.collect()
     assert ours.checkpoint.device_bytes == before
+
+
+def test_an_upscaler_counts_for_as_long_as_it_is_in_memory(tiny: Path, tmp_path: Path) -> None:
+    weights = files.dense()
+    files.write(tmp_path / "larger.safetensors", weights)
+    checkpoint = identify(str(tiny), dtype="float32", samplers=("euler",)).with_upscalers(tmp_path)
+    before = checkpoint.device_bytes
+    upscaler = checkpoint.load_upscaler("larger", CPU)
+    assert checkpoint.device_bytes == before + sum(one.nbytes for one in weights.values())
+    del upscaler
+    gc.collect()
+    assert checkpoint.device_bytes == before
+
+
+def test_what_layers_keep_beside_their_weights_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    if not torch.backends.mkl.is_available():
+        pytest.skip("only kernels of x86 processors keep something beside weights")
+    checkpoint = identify("builtin", dtype="float32", samplers=("dpmpp_2m",))
+    before = checkpoint.device_bytes
+    model: Any = checkpoint.load(CPU, lambda share: None)
+    added = sum(16 * layer.weight.nbytes // 9 for layer in upsampling(model))
+    assert checkpoint.device_bytes == before + added > before

@@ -22,6 +22,7 @@ from tests.models.parity import Loaded
 from tests.models.safety import NEVER, write_safety_checker
 from tests.models.test_sd import one_thread
 from tests.models.tiny import half_mask, job, scene
+from tests.models.upscalers import files
 from worker.engine.denoiser import Denoiser
 from worker.errors import ConfigurationError, ModelUnusable
 from worker.jobs.facts import ModelFacts
@@ -304,6 +305,20 @@ def test_a_safety_checker_takes_turns_too(tmp_path: Path, adapted: Checkpoint) -
     assert watched.there == {"safety checker"}
     model.draw(job(steps=1))
     assert watched.there == {"vae"}
+
+
+def test_an_upscaler_stays_beside_the_denoiser(tmp_path: Path, adapted: Checkpoint) -> None:
+    files.write(tmp_path / "larger.safetensors", files.dense())
+    watched = Watched()
+    model = loaded(adapted.with_upscalers(tmp_path), watched)
+    upscaler, tile = model.checkpoint.load_upscaler("larger", PRETENDED), torch.rand(1, 3, 8, 8)
+    there = replace(model.checkpoint, placement=OnDevice()).load_upscaler("larger", PRETENDED)
+    assert "upscaler larger" not in watched.there
+    model.draw(job(steps=1))
+    assert torch.equal(upscaler.enlarge(tile), there.enlarge(tile))
+    assert watched.there == {"upscaler larger"}
+    watched.bring("unet")
+    assert watched.there == {"upscaler larger", "unet"}, "their calls take turns"
 
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {"sd3": families.write_sd3, "flux": families.write_flux}

@@ -20,7 +20,7 @@ from worker.models.upscalers.catalogue import NO_UPSCALERS, Upscalers
 
 if TYPE_CHECKING:
     from shared_worker.device import Device
-    from worker.models.base import Model
+    from worker.models.base import Model, Upscaler
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -158,3 +158,7 @@ class Checkpoint:
         module, _, function = self.family.loader.partition(":")
         load: Callable[[Checkpoint, Device, Callable[[float], None]], Model] = getattr(import_module(module), function)
         return load(self, device, report)
+
+    def load_upscaler(self, name: str, device: Device) -> Upscaler:
+        """One of its networks, as if on `device`. Slow; imports torch. Raises InvalidInput."""
+        return self.upscalers.load(name, device, self.placement, self.family.denoiser)

@@ -27,36 +27,38 @@ class Placement(Protocol):
     def place(self, name: str, part: Any, device: str, *, beside: str | None = None) -> Any:
         """Take charge of a loaded part that lies on the CPU; what comes back can be called as if it lay on `device`.
 
-        `beside` names a part that is called in turn with it, as a UNet is with its ControlNets.
+        `beside` names a part that is called in turn with it, as a UNet is with its ControlNets; a part that has one
+        came later, and may go.
         """
 
     def bring(self, name: str) -> None:
         """Have a part on its device now, because it is about to be called."""
 
     def weights_bytes(self, loaded: int) -> int:
-        """What weights take on the device at this moment, of those `loaded`; from any thread."""
+        """What weights take on the device at this moment, where those of the model's own parts are `loaded` as they
+        came; from any thread."""
 
 
 class OnDevice:
     """All parts, from the first moment on."""
 
     def __init__(self) -> None:
-        self._beside: list[tuple[weakref.ref[Any], int]] = []
+        self._more: list[tuple[weakref.ref[Any], int]] = []
 
     def place(self, name: str, part: Any, device: str, *, beside: str | None = None) -> Any:
         """There it goes, and stays."""
         placed = part.to(device)
-        if beside is not None:  # one that came later, and may go
-            alive = [one for one in self._beside if one[0]() is not None]
-            self._beside = [*alive, (weakref.ref(placed), _bytes(placed))]
+        more = _added_bytes(placed) if beside is None else _bytes(placed)
+        alive = [one for one in self._more if one[0]() is not None]
+        self._more = [*alive, (weakref.ref(placed), more)]
         return placed
 
     def bring(self, name: str) -> None:
         """It is there."""
 
     def weights_bytes(self, loaded: int) -> int:
-        """All of them, and those of what is beside them now."""
-        return loaded + sum(size for part, size in self._beside if part() is not None)
+        """All of them, what their layers keep beside them, and what parts came later and are there now."""
+        return loaded + sum(size for part, size in self._more if part() is not None)
 
 
 @dataclass(eq=False)
@@ -162,4 +164,10 @@ def offload_on(backend: str, asked: str) -> str:
 
 
 def _bytes(part: Any) -> int:
-    return sum(tensor.nbytes for tensor in (*part.parameters(), *part.buffers()))
+    own: int = sum(tensor.nbytes for tensor in (*part.parameters(), *part.buffers()))
+    return own + _added_bytes(part)
+
+
+def _added_bytes(part: Any) -> int:
+    """Of weights that layers made of their own, as `UpsamplingConv2d` does."""
+    return sum(int(getattr(layer, "beside_bytes", 0)) for layer in part.modules())

@@ -21,6 +21,7 @@ from torch import nn
 from worker.models.unfolding import pays_unfolded, unfold, unfolded_upsampling
 from worker.models.upsampling import Folded, merge, transposed
 
+CPU = "cpu"
 SIDE = 32
 """Of the latents that a convolution's weights are laid out for. Kernels for other sizes take the same layout, but for
 kernels of one pixel, which are linear layers therefore."""
@@ -79,18 +80,20 @@ class PackedPointwise(_Packed, nn.Conv2d):
         return output.permute(0, 3, 1, 2)
 
 
-def lay_out(module: Any, *, packed: bool = True) -> Any:
-    """The module itself, on the CPU, with its linear layers and convolutions `packed` where that pays: on a
-    processor with AVX-512, in dtypes that it has kernels for. With AVX2 its convolutions are unfolded instead. With
-    either, those that stand behind a doubling of pixels are made one with it. All others become channels_last, which
-    costs them less; so do all where `packed` is false, for whoever reads layers.
+def lay_out(module: Any, backend: str = CPU, *, packed: bool = True) -> Any:
+    """The module itself, with its linear layers and convolutions `packed` where that pays: on a processor with
+    AVX-512, in dtypes that it has kernels for. With AVX2 its convolutions are unfolded instead. With either, those
+    that stand behind a doubling of pixels are made one with it. All others become channels_last, which costs them
+    less; so do all where `packed` is false, for whoever reads layers. Nothing changes for another `backend`.
 
     Packed weights have no elements that could be read: they are called, and moved by `to`, and nothing else.
     """
+    if backend != CPU:
+        return module
     for layer in module.modules():
         if packed:
             merge(layer, _fold)
-        if type(layer) not in (nn.Linear, nn.Conv2d) or layer.weight.device.type != "cpu":
+        if type(layer) not in (nn.Linear, nn.Conv2d) or layer.weight.device.type != CPU:
             continue
         if packed and _pays_packed(layer):
             _pack(layer)
@@ -137,7 +140,7 @@ def _pack(layer: nn.Linear | nn.Conv2d) -> None:
 
 def _fold(layer: nn.Conv2d) -> Folded | None:
     """What stands for it and the doubling before it."""
-    if layer.weight.device.type != "cpu":
+    if layer.weight.device.type != CPU:
         return None
     if _has_kernels(layer.weight):
         return _packed_upsampling(layer)
@@ -156,4 +159,4 @@ def _packed_upsampling(layer: nn.Conv2d) -> Folded:
         )
         return output
 
-    return upsample
+    return Folded(packed, upsample)

@@ -40,8 +40,7 @@ def load_parts(
             loaded[name] = load_tokenizer(checkpoint, name, cls)
             continue
         part = load_part(checkpoint, name, cls)
-        if device.backend == "cpu":
-            lay_out(part, packed=checkpoint.packed)
+        lay_out(part, device.backend, packed=checkpoint.packed)
         cast_layers(name, part, checkpoint.facts.weights_dtype)
         loaded[name] = checkpoint.placement.place(name, part, device.torch_name)
         report(0.05 + 0.95 * count / len(classes))

@@ -58,8 +58,7 @@ class SafetyChecker:
         if missing := told["missing_keys"]:
             raise ModelUnusable(f"the safety checker lacks weights: {min(missing)}")
         checker = checker.eval().requires_grad_(False)
-        if device.backend == "cpu":
-            lay_out(checker)
+        lay_out(checker, device.backend)
         placed = placement.place(SAFETY_CHECKER, checker, device.torch_name)
         return cls(placed, processor, target)
 

@@ -86,7 +86,7 @@ def unfolded_upsampling(layer: nn.Conv2d) -> Folded:
             output[:, :, below, :, right] = part[:, below : below + height, right : right + width]
         return output.view(rows, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
 
-    return upsample
+    return Folded(weight, upsample)
 
 
 def unfold(layer: nn.Conv2d) -> None:

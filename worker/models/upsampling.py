@@ -9,6 +9,7 @@ deconvolution layer the same as a convolutional layer?", 2016. Knows no processo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Self
 
@@ -21,8 +22,13 @@ from worker.models.imports import put_off_siblings
 put_off_siblings()
 from diffusers.models.upsampling import Upsample2D  # noqa: E402
 
-Folded = Callable[[torch.Tensor], torch.Tensor]
-"""What a layer computes, with weights that were added up.  # [rows, in, h, w] -> [rows, out, 2h, 2w]"""
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What a layer computes, with weights that were added up."""
+
+    weight: torch.Tensor
+    upsample: Callable[[torch.Tensor], torch.Tensor]  # [rows, in, h, w] -> [rows, out, 2h, 2w]
 
 
 class UpsamplingConv2d(nn.Conv2d):
@@ -32,9 +38,14 @@ class UpsamplingConv2d(nn.Conv2d):
     fold: Callable[[nn.Conv2d], Folded | None]
     folded: Folded | None
 
+    @property
+    def beside_bytes(self) -> int:
+        """What is kept beside its own weights."""
+        return 0 if self.folded is None else self.folded.weight.nbytes
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """[rows, in, h, w] -> [rows, out, 2h, 2w]"""
-        return super().forward(doubled(input)) if self.folded is None else self.folded(input)
+        return super().forward(doubled(input)) if self.folded is None else self.folded.upsample(input)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         dtype, device = self.weight.dtype, self.weight.device

@@ -15,6 +15,7 @@ from tests.models.upscalers import files
 from tests.models.upscalers.files import Weights, write
 from worker.errors import ConfigurationError, InvalidInput
 from worker.jobs.facts import UpscalerFacts
+from worker.models.offload import OnDevice
 from worker.models.upscalers.catalogue import Upscalers
 
 CPU = find_device("cpu")
@@ -34,7 +35,7 @@ def test_every_layout_is_the_same_network(tmp_path: Path, layout: str, doublings
     found = Upscalers.in_folder(tmp_path)
     assert found.facts == (UpscalerFacts("one", scale),)
     picture = torch.rand(1, 3, 10, 14, generator=torch.Generator().manual_seed(2))
-    larger = found.load("one", CPU).enlarge(picture)
+    larger = found.load("one", CPU, OnDevice(), "unet").enlarge(picture)
     assert larger.shape == (1, 3, 10 * scale, 14 * scale)
     torch.testing.assert_close(larger, files.dense_by_hand(weights, picture, folded), rtol=1e-4, atol=1e-4)
 
@@ -47,14 +48,16 @@ def test_the_compact_network(tmp_path: Path, scale: int) -> None:
     assert found.facts == (UpscalerFacts("small", scale),)
     picture = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(2))
     expected = files.compact_by_hand(weights, picture, scale)
-    torch.testing.assert_close(found.load("small", CPU).enlarge(picture), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        found.load("small", CPU, OnDevice(), "unet").enlarge(picture), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_sides_that_cannot_be_folded_evenly(tmp_path: Path) -> None:
     weights = files.dense(1, folded=2)
     write(tmp_path / "one.safetensors", weights)
     picture = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(2))
-    larger = Upscalers.in_folder(tmp_path).load("one", CPU).enlarge(picture)
+    larger = Upscalers.in_folder(tmp_path).load("one", CPU, OnDevice(), "unet").enlarge(picture)
     assert larger.shape == (1, 3, 18, 14)
     even = torch.nn.functional.pad(picture, (0, 1, 0, 1), mode="replicate")
     expected = files.dense_by_hand(weights, even, 2)[:, :, :18, :14]
@@ -139,12 +142,12 @@ def test_a_file_that_changed_or_went_since(tmp_path: Path) -> None:
     found = Upscalers.in_folder(tmp_path)
     write(file, files.compact())
     with pytest.raises(InvalidInput, match="has changed since the worker started"):
-        found.load("one", CPU)
+        found.load("one", CPU, OnDevice(), "unet")
     file.unlink()
     with pytest.raises(InvalidInput, match="has changed since the worker started"):
-        found.load("one", CPU)
+        found.load("one", CPU, OnDevice(), "unet")
     with pytest.raises(InvalidInput, match="There is no upscaler of the name 'two'"):
-        found.load("two", CPU)
+        found.load("two", CPU, OnDevice(), "unet")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,7 @@ def test_a_file_that_changed_or_went_since(tmp_path: Path) -> None:
 )
 def test_what_lies_beyond_the_margin_changes_little_or_nothing(tmp_path: Path, weights: Weights) -> None:
     write(tmp_path / "one.safetensors", weights)
-    network = Upscalers.in_folder(tmp_path).load("one", CPU)
+    network = Upscalers.in_folder(tmp_path).load("one", CPU, OnDevice(), "unet")
     picture = torch.rand(1, 3, 1, 120, generator=torch.Generator().manual_seed(2)).expand(1, 3, 8, 120).clone()
     other = picture.clone()
     other[..., 60 + network.margin :] = 0.0

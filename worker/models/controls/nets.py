@@ -103,8 +103,7 @@ class ControlNets:
     def _load(self, entry: Entry) -> Any:
         try:
             net = read_net(entry, self._unet, self._dtype).eval().requires_grad_(False)
-            if self._device.type == "cpu":
-                lay_out(net, packed=self._weights_dtype is None)
+            lay_out(net, self._device.type, packed=self._weights_dtype is None)
             cast_layers("controlnet", net, self._weights_dtype)
         except MemoryError:
             raise

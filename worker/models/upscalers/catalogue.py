@@ -20,6 +20,7 @@ from worker.models.upscalers.kinds import Kind, kind_of
 if TYPE_CHECKING:
     from shared_worker.device import Device
     from worker.models.base import Upscaler
+    from worker.models.offload import Placement
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +65,13 @@ class Upscalers:
         """As `/v1/info` lists them."""
         return tuple(entry.facts for _, entry in sorted(self._entries.items()))
 
-    def load(self, name: str, device: Device) -> Upscaler:
-        """The network on `device`. Slow; imports torch. Raises InvalidInput."""
+    def load(self, name: str, device: Device, placement: Placement, denoiser: str) -> Upscaler:
+        """The network, as if on `device`, placed beside the `denoiser`. Slow; imports torch. Raises InvalidInput."""
         if (entry := self._entries.get(name)) is None:
             raise InvalidInput(f"There is no upscaler of the name {name!r}")
         from worker.models.upscalers.networks import load
 
-        return load(entry.path, entry.kind, device)
+        return load(entry.path, entry.kind, device, placement, denoiser)
 
 
 NO_UPSCALERS = Upscalers()

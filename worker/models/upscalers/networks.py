@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from shared_worker.device import Device
 from worker.errors import InvalidInput
+from worker.models.offload import Placement
 from worker.models.packing import lay_out
 from worker.models.upscalers.kinds import DenseBlocks, Kind, names_of
 
@@ -112,8 +113,9 @@ class NetworkUpscaler:
         return cast(torch.Tensor, larger[:, :, : height * self.scale, : width * self.scale])
 
 
-def load(path: Path, kind: Kind, device: Device) -> NetworkUpscaler:
-    """Raises InvalidInput where the file is not any more what it was."""
+def load(path: Path, kind: Kind, device: Device, placement: Placement, denoiser: str) -> NetworkUpscaler:
+    """Placed beside the `denoiser`, with whose calls its own take turns. Raises InvalidInput where the file is not any
+    more what it was."""
     if isinstance(kind, DenseBlocks):
         network: nn.Module = _DenseNetwork(kind)
     else:
@@ -124,8 +126,6 @@ def load(path: Path, kind: Kind, device: Device) -> NetworkUpscaler:
         network.load_state_dict({names[name]: tensor.float() for name, tensor in weights.items()})
     except (OSError, SafetensorError, RuntimeError):
         raise InvalidInput("The upscaler's file has changed since the worker started, and cannot be read") from None
-    where = torch.device(device.torch_name)
-    network = network.eval().to(where)
-    if device.backend == "cpu":
-        lay_out(network)
-    return NetworkUpscaler(network, kind, where)
+    lay_out(network.eval().requires_grad_(False), device.backend)
+    placed = placement.place(f"upscaler {path.stem}", network, device.torch_name, beside=denoiser)
+    return NetworkUpscaler(placed, kind, torch.device(device.torch_name))
