@@ -206,16 +206,20 @@ def test_a_worker_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> Non
     eventually(gone, within_s=30)
 
 
+def to_compile(checkpoint: Checkpoint) -> Checkpoint:
+    return replace(checkpoint, facts=replace(checkpoint.facts, compile="default"))
+
+
 def test_a_checkpoint_can_be_sent() -> None:
-    checkpoint = replace(identify("builtin", dtype=None, samplers=("euler",)), compiled=True)
+    checkpoint = to_compile(identify("builtin", dtype=None, samplers=("euler",)))
     sent = pickle.loads(pickle.dumps(checkpoint.alone()))  # noqa: S301
-    assert (sent.facts, sent.fingerprint, sent.compiled) == (checkpoint.facts, checkpoint.fingerprint, True)
+    assert (sent.facts, sent.fingerprint, sent.packed) == (checkpoint.facts, checkpoint.fingerprint, False)
 
 
 def test_the_built_in_models_calls_compile(cache: Path, pytestconfig: pytest.Config) -> None:
     if not pytestconfig.getoption("--long"):
         pytest.skip("takes a minute or two")
-    checkpoint = replace(identify("builtin", dtype="float32", samplers=("euler",)), compiled=True)
+    checkpoint = to_compile(identify("builtin", dtype="float32", samplers=("euler",)))
     seen: list[bool] = []
     compiling = Compiling(process := CompilerProcess(checkpoint, CPU, "default"), on_call=seen.append)
     denoiser = Denoiser(lambda report: checkpoint.load(CPU, report), compiling=compiling)

@@ -47,3 +47,12 @@ def test_what_is_compiled_is_kept_beside_what_was_measured(monkeypatch: pytest.M
 def test_what_is_refused(flags: tuple[str, ...], device: Device, checkpoint: Any, told: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^--compile: .*{told}"):
         mode("--compile", "reduce-overhead", *flags, device=device, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [((), ("fast", None)), (("--numerics", "exact"), ("exact", None)), (("--compile", "default"), ("fast", "default"))],
+)
+def test_clients_hear_how_it_computes(flags: tuple[str, ...], told: tuple[str, str | None]) -> None:
+    facts = provide.everything(read_settings("cpu", list(flags)), CPU).checkpoint.facts
+    assert (facts.numerics, facts.compile) == told

@@ -129,9 +129,9 @@ async def _run(settings: Settings, provided: Provided, listener: socket.socket) 
 
         fixed_rows = rows.usual if settings.numerics == "exact" else None
         compiling = None
-        if provided.compile_mode is not None:
+        if checkpoint.facts.compile is not None:
             compiling = Compiling(
-                CompilerProcess(checkpoint, device, provided.compile_mode),
+                CompilerProcess(checkpoint, device, checkpoint.facts.compile),
                 on_compiled=metrics.call_compiled,
                 on_failed=metrics.call_not_compiled,
                 on_call=metrics.called,
@@ -225,7 +225,7 @@ async def _run(settings: Settings, provided: Provided, listener: socket.socket) 
     engine.start()
     beside = [asyncio.create_task(heartbeat.run()), asyncio.create_task(service.keep_house())]
     told = f"loading; {checkpoint.source.told}" if checkpoint.source.told else "loading"
-    told += f"; compiles: {provided.compile_mode}" if provided.compile_mode else ""
+    told += f"; compiles: {checkpoint.facts.compile}" if checkpoint.facts.compile else ""
     print(
         f"sd-worker-{device.backend} {__version__}: {checkpoint.facts.id} on {device.name}, {url} ({told})",
         file=sys.stderr,

@@ -45,7 +45,6 @@ class Provided:
     safety: SafetyFolder | None
     sign: Sign | None
     tracing: Tracing | None
-    compile_mode: str | None
     journal: Journal
 
 
@@ -55,11 +54,10 @@ def everything(settings: Settings, device: Device) -> Provided:
     checker = safety(settings)
     served = checkpoint(settings, device, checker)
     mode = compile_mode(settings, device, served)
-    if mode is not None:
-        served = replace(served, compiled=True)
+    served = replace(served, facts=replace(served.facts, numerics=settings.numerics, compile=mode))
     signer = sign(settings)
     tracing = Tracing.from_environment(settings.worker_id) if wanted() else None
-    return Provided(device, served, guarded, checker, signer, tracing, mode, journal(settings, served))
+    return Provided(device, served, guarded, checker, signer, tracing, journal(settings, served))
 
 
 def compile_mode(settings: Settings, device: Device, checkpoint: Checkpoint) -> str | None:

@@ -88,6 +88,8 @@ def test_info(instant: ServedWorker) -> None:
         "sampler": "euler",
         "guidance": "rows",
         "weights_dtype": None,
+        "numerics": "fast",
+        "compile": None,
     }
     assert info["tasks"] == ["text-to-image"]
     assert info["samplers"] == list(FACTS.samplers)

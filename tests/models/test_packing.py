@@ -138,7 +138,7 @@ def test_subclasses_keep_what_they_do() -> None:
     ("changes", "packed"),
     [
         ({}, True),
-        ({"compiled": True}, False),
+        ({"compile": "default"}, False),
         ({"weights_dtype": "float8_e4m3fn"}, False),
         ({"dtype": "float16"}, False),
     ],
@@ -148,10 +148,7 @@ def test_a_model_on_the_cpu_is_packed_where_nothing_else_wants_its_weights(
     changes: dict[str, Any], packed: bool
 ) -> None:
     checkpoint = identify("builtin", dtype=None, samplers=("dpmpp_2m",))
-    if "compiled" in changes:
-        checkpoint = replace(checkpoint, compiled=True)
-    else:
-        checkpoint = replace(checkpoint, facts=replace(checkpoint.facts, **changes))
+    checkpoint = replace(checkpoint, facts=replace(checkpoint.facts, **changes))
     model = checkpoint.load(find_device("cpu"), lambda share: None)
     kinds = {PackedLinear, PackedConv2d, PackedPointwise}
     for part in (model._unet, model._vae._vae, model._text_encoder):  # type: ignore[attr-defined]

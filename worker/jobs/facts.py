@@ -78,7 +78,8 @@ class ModelFacts:
 
     `multiple` is what width and height must be multiples of; `samplers` are the names it can be drawn with;
     `guidance` is what `guidance_scale` means to it. It computes in `dtype`; `weights_dtype` is what most of its weights
-    are kept in, None for the same.
+    are kept in, None for the same. `numerics` is `exact` where its pictures are the same bytes in any company;
+    `compile` the mode of torch.compile that the calls made most often are compiled in, None for none.
     """
 
     id: str
@@ -94,6 +95,8 @@ class ModelFacts:
     tasks: tuple[Task, ...]
     guidance: Guidance = Guidance.ROWS
     weights_dtype: str | None = None
+    numerics: str = "fast"
+    compile: str | None = None
     embeddings: tuple[EmbeddingFacts, ...] = ()
 
     loras: tuple[LoraFacts, ...] = ()

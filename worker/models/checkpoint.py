@@ -88,8 +88,6 @@ class Checkpoint:
     """What the weights take once they are loaded, with what is loaded beside them."""
     placement: Placement = field(default_factory=OnDevice)
     """Where its parts lie then."""
-    compiled: bool = False
-    """Whether its calls may be compiled: a compiler wants to see weights as they are."""
 
     def with_embeddings(self, folder: Path) -> Checkpoint:
         """With the textual-inversion embeddings of `folder`. Raises ConfigurationError."""
@@ -144,8 +142,8 @@ class Checkpoint:
 
     @property
     def packed(self) -> bool:
-        """Whether weights may be laid out as the processor wants them, so that nothing else can read them."""
-        return not self.compiled and self.facts.weights_dtype is None
+        """Whether weights may be laid out as the processor wants them. Nothing reads them then; a compiler would."""
+        return self.facts.compile is None and self.facts.weights_dtype is None
 
     @property
     def fingerprint(self) -> str:

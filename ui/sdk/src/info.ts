@@ -19,6 +19,10 @@ export interface Info {
     dtype: string;
     /** What most of its weights are kept in, where that is another type. */
     weights_dtype?: string | null;
+    /** `exact` where a job's pictures are the same bytes in any company. */
+    numerics?: "fast" | "exact";
+    /** The mode of torch.compile that most calls are compiled in; null for none. */
+    compile?: string | null;
     width: number;
     height: number;
     multiple: number;
