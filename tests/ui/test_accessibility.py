@@ -5,28 +5,15 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.ui.node import MODULES, need_packages
+from tests.ui.axe import faults, load_axe
 from tests.ui.studio import CIRCLE, fill, generate
 
 pytestmark = pytest.mark.guard(300)
 PAGES = ("text", "image", "inpaint", "upscale", "gallery", "worker")
 
 
-def faults(page: Page) -> list[str]:
-    """What axe calls serious or critical."""
-    found = page.evaluate("() => axe.run().then(({ violations }) => violations)")
-    return [
-        f"{page.url} {one['id']}: {node['html'][:120]}"
-        for one in found
-        if one["impact"] in ("serious", "critical")
-        for node in one["nodes"]
-    ]
-
-
 def test_axe_finds_nothing_serious(page: Page) -> None:
-    need_packages()
-    axe = (MODULES / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
-    page.evaluate(axe)
+    load_axe(page)
     fill(page, CIRCLE, steps=3)
     found = faults(page)
     generate(page)

@@ -114,3 +114,9 @@ def test_what_is_missing_is_said_and_nothing_is_posted(page: Page) -> None:
     generate(page)
     expect(page.get_by_role("alert")).to_have_text("This needs a prompt.")
     assert posts == []
+
+
+def test_adapters_are_not_asked_for_where_the_worker_has_none(page: Page) -> None:
+    expect(page.get_by_role("combobox", name="Sampler")).to_be_visible()
+    for adapter in ("LoRA", "ControlNet"):
+        expect(page.get_by_role("combobox", name=f"Add a {adapter}")).to_have_count(0)

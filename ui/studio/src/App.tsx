@@ -22,6 +22,7 @@ export function App({ board, gallery }: { board: Board; gallery: Gallery }) {
   const { info, error, refresh } = useWorker(page === "worker" ? 2000 : 5000);
   const [settings, setSettings] = useState<Settings | null>(null);
   const [source, setSource] = useState<Source | null>(null);
+  const [controlPictures, setControlPictures] = useState<ReadonlyMap<string, Source>>(new Map());
   const [selected, select] = useState<string | null>(null);
   const unauthorized = error instanceof WorkerError && error.status === 401;
 
@@ -34,19 +35,24 @@ export function App({ board, gallery }: { board: Board; gallery: Gallery }) {
     if (letIn) board.resume();
   }, [board, letIn]);
 
-  const change = useCallback((part: Partial<Settings>) => {
+  const change = useCallback<Studio["change"]>((part) => {
     setSettings((before) => {
       if (before === null) return before;
-      const next = { ...before, ...part };
+      const next = { ...before, ...(typeof part === "function" ? part(before) : part) };
       keepSettings(next);
       return next;
     });
   }, []);
 
-  const studio = useMemo<Studio | null>(
-    () => info && settings && { info, settings, change, source, setSource, selected, select, board, gallery },
-    [info, settings, change, source, selected, board, gallery],
-  );
+  const addControlPicture = useCallback((id: string, picture: Source) => {
+    setControlPictures((before) => new Map(before).set(id, picture));
+  }, []);
+
+  const studio = useMemo<Studio | null>(() => {
+    if (info === null || settings === null) return null;
+    const pictures = { source, setSource, controlPictures, addControlPicture };
+    return { info, settings, change, ...pictures, selected, select, board, gallery };
+  }, [info, settings, change, source, controlPictures, addControlPicture, selected, board, gallery]);
   const task = TASKS[page];
   return (
     <>

@@ -8,6 +8,7 @@ export interface Size {
 }
 
 const THUMBNAIL_SIDE = 320;
+const LEAST_SIDE = 16;
 
 /** The size to work in: of the same shape, near the model's own area, in its multiples and within the worker's limits. */
 export function fitSize(own: Size, info: Info, wanted: "model" | "own"): Size {
@@ -33,6 +34,15 @@ export async function cover(blob: Blob, size: Size): Promise<Blob> {
   context.drawImage(bitmap, (size.width - width) / 2, (size.height - height) / 2, width, height);
   bitmap.close();
   return toBlob(canvas, "image/png");
+}
+
+/** The same, made smaller where it would have more bytes than that. */
+export async function coverWithin(blob: Blob, size: Size, bytes: number): Promise<Blob> {
+  for (let scale = 1; ; scale *= 0.8) {
+    const [width, height] = [Math.round(size.width * scale), Math.round(size.height * scale)];
+    const made = await cover(blob, { width, height });
+    if (made.size <= bytes || Math.min(width, height) <= LEAST_SIDE) return made;
+  }
 }
 
 export async function sizeOf(blob: Blob): Promise<Size> {

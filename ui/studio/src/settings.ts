@@ -9,6 +9,18 @@ export interface AdapterChoice {
   scale: number;
 }
 
+export interface ControlChoice {
+  /** Tells it from another of the same name. */
+  key: string;
+  name: string;
+  /** The id of its picture, which is known as long as the page is open; null while there is none. */
+  picture: string | null;
+  preprocessor: "none" | "canny";
+  scale: number;
+  start: number;
+  end: number;
+}
+
 export interface Settings {
   prompt: string;
   negative: string;
@@ -27,6 +39,7 @@ export interface Settings {
   factor: 2 | 4;
   upscaler: string;
   loras: AdapterChoice[];
+  controls: ControlChoice[];
   /** Whose defaults these are. */
   model: string;
 }
@@ -37,6 +50,9 @@ export type Drawn = Omit<Settings, "seedLocked"> & { task: Task };
 const NAME = "sd-worker.settings";
 const SEEDS = 2 ** 32;
 const PREVIEW_SIDE = 384;
+
+/** The worker takes no more ControlNets in one job. */
+export const MOST_CONTROLS = 8;
 
 export function randomSeed(): number {
   return crypto.getRandomValues(new Uint32Array(1))[0]! % SEEDS;
@@ -60,6 +76,7 @@ export function defaults(info: Info): Settings {
     factor: 2,
     upscaler: info.upscalers?.[0] ?? "latent",
     loras: [],
+    controls: [],
     model: model.id,
   };
 }
@@ -131,4 +148,15 @@ export function fromParameters(read: Parameters): Partial<Drawn> {
 /** Adapters that fit the loaded model; info also names those that do not. */
 export function loraNames(info: Info): string[] {
   return info.loras.filter((one) => one.fits !== false).map((one) => one.name);
+}
+
+/** ControlNets that fit the loaded model. None for upscaling, which draws no whole picture for a control picture to guide. */
+export function controlNames(info: Info, task: Task): string[] {
+  return task === "upscale" ? [] : info.controls.filter((one) => one.fits).map((one) => one.name);
+}
+
+/** Those that are set, as far as this worker offers them. */
+export function controlsOf(settings: Settings, task: Task, info: Info): ControlChoice[] {
+  const names = controlNames(info, task);
+  return settings.controls.filter(({ name }) => names.includes(name));
 }

@@ -18,9 +18,12 @@ export interface Source {
 export interface Studio {
   info: Info;
   settings: Settings;
-  change: (part: Partial<Settings>) => void;
+  change: (part: Partial<Settings> | ((before: Settings) => Partial<Settings>)) => void;
   source: Source | null;
   setSource: (source: Source | null) => void;
+  /** Control pictures by their ids, as they came. They stay as long as the page is open, also for settings that are reused. */
+  controlPictures: ReadonlyMap<string, Source>;
+  addControlPicture: (id: string, picture: Source) => void;
   /** The id of a job, or of a picture in the gallery. */
   selected: string | null;
   select: (id: string | null) => void;

@@ -2,6 +2,7 @@
 
 import { isByNetwork, type Task } from "../settings.ts";
 import { useStudio } from "../studio.ts";
+import { ControlField } from "./ControlField.tsx";
 import { LoraField } from "./LoraField.tsx";
 import { NumberField } from "./NumberField.tsx";
 import { SeedField } from "./SeedField.tsx";
@@ -52,6 +53,7 @@ export function Controls({ task }: { task: Task }) {
       <SeedField />
       <NumberField label="Pictures" value={settings.count} min={1} max={limits.max_images} step={1} onChange={(count) => change({ count })} />
       <LoraField />
+      <ControlField task={task} />
     </>
   );
 }

@@ -1,10 +1,7 @@
-/** The picture to begin with: dropped, pasted or picked. */
+/** The picture to begin with: dropped, pasted or picked; and the size that it is worked on in. */
 
-import { useCallback, useEffect, useState } from "react";
-
-import { sizeOf } from "../picture.ts";
 import { useStudio } from "../studio.ts";
-import { BlobImage } from "./BlobImage.tsx";
+import { PictureDrop } from "./PictureDrop.tsx";
 
 interface Props {
   fit: "model" | "own";
@@ -14,54 +11,9 @@ interface Props {
 
 export function SourcePicker({ fit, onFit, working }: Props) {
   const { source, setSource } = useStudio();
-  const [over, setOver] = useState(false);
-  const [fault, setFault] = useState<string | null>(null);
-  const take = useCallback(
-    async (file: File | null | undefined) => {
-      if (!file) return;
-      try {
-        setSource({ blob: file, ...(await sizeOf(file)) });
-        setFault(null);
-      } catch {
-        setFault("That is no picture this browser can read.");
-      }
-    },
-    [setSource],
-  );
-  useEffect(() => {
-    const paste = (event: ClipboardEvent) => void take(Array.from(event.clipboardData?.files ?? []).find(isPicture));
-    addEventListener("paste", paste);
-    return () => removeEventListener("paste", paste);
-  }, [take]);
   return (
     <div className="source">
-      <label
-        className="drop"
-        data-over={over}
-        onDragOver={(event) => {
-          event.preventDefault();
-          setOver(true);
-        }}
-        onDragLeave={() => setOver(false)}
-        onDrop={(event) => {
-          event.preventDefault();
-          setOver(false);
-          void take(Array.from(event.dataTransfer.files).find(isPicture));
-        }}
-      >
-        {source && <BlobImage blob={source.blob} alt="" />}
-        <span>{source ? "Another picture" : "Drop, paste or choose a picture"}</span>
-        <input
-          type="file"
-          accept="image/png,image/jpeg,image/webp"
-          className="visually-hidden"
-          onChange={(event) => {
-            void take(event.target.files?.[0]);
-            event.target.value = "";
-          }}
-        />
-      </label>
-      {fault && <p className="fault" role="alert">{fault}</p>}
+      <PictureDrop picture={source} onPicture={setSource} pasted />
       {source && (
         <label className="field">
           <span>Size{working && `: ${working.width} × ${working.height}`}</span>
@@ -74,5 +26,3 @@ export function SourcePicker({ fit, onFit, working }: Props) {
     </div>
   );
 }
-
-const isPicture = (file: File) => file.type.startsWith("image/");

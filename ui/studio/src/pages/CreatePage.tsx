@@ -11,16 +11,17 @@ import { MaskEditor } from "../components/MaskEditor.tsx";
 import { PictureStage } from "../components/PictureStage.tsx";
 import { SourcePicker } from "../components/SourcePicker.tsx";
 import { Welcome } from "../components/Welcome.tsx";
+import { withControls, type PicturedControl } from "../controls.ts";
 import { Mask } from "../mask.ts";
 import { toBase64 } from "../picture.ts";
-import { isByNetwork, randomSeed, requestOf, type Task } from "../settings.ts";
+import { controlsOf, isByNetwork, randomSeed, requestOf, type Task } from "../settings.ts";
 import { useEntries, usePictures, useStudio } from "../studio.ts";
 import { useWorkingPicture } from "../useWorkingPicture.ts";
 
 const NO_MASK = new Mask({ width: 1, height: 1 });
 
 export function CreatePage({ task }: { task: Task }) {
-  const { info, settings, change, source, selected, select, board } = useStudio();
+  const { info, settings, change, source, controlPictures, selected, select, board } = useStudio();
   const entries = useEntries();
   const pictures = usePictures();
   const [fit, setFit] = useState<"model" | "own">(task === "upscale" ? "own" : "model");
@@ -36,6 +37,13 @@ export function CreatePage({ task }: { task: Task }) {
     if (begins) select(null);
   }, [begins, select]);
 
+  const controls = controlsOf(settings, task, info);
+  const pictured: PicturedControl[] = controls.flatMap((one) => {
+    const picture = controlPictures.get(one.picture ?? "");
+    return picture ? [{ ...one, blob: picture.blob }] : [];
+  });
+  const bare = controls.find(({ key }) => !pictured.some((one) => one.key === key));
+
   const lacks =
     settings.prompt.trim() === "" && !isByNetwork(settings, task)
       ? "a prompt"
@@ -43,7 +51,9 @@ export function CreatePage({ task }: { task: Task }) {
         ? "a picture"
         : task === "inpainting" && empty
           ? "something painted over"
-          : null;
+          : bare
+            ? `a picture for ${bare.name}`
+            : null;
 
   const generate = async () => {
     if (lacks || posting) return setFault(lacks && `This needs ${lacks}.`);
@@ -53,11 +63,12 @@ export function CreatePage({ task }: { task: Task }) {
     change({ seed: current.seed });
     const { seedLocked: _, ...rest } = current;
     const factor = task === "upscale" ? settings.factor : 1;
-    const drawn = { ...rest, task, ...(working && { width: working.width * factor, height: working.height * factor }) };
+    const drawn = { ...rest, task, controls, ...(working && { width: working.width * factor, height: working.height * factor }) };
     try {
-      const request: JobRequest = requestOf(current, task, info);
+      let request: JobRequest = requestOf(current, task, info);
       if (working) request.image = await toBase64(working.blob);
       if (task === "inpainting") request.mask = await toBase64(await mask.export(feather));
+      if (pictured.length > 0) request = await withControls(request, pictured, working ?? settings, info.limits.body_bytes);
       select(await board.submit(request, drawn, working?.blob ?? null));
     } catch (error) {
       setFault(refusal(error));
