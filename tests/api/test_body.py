@@ -9,12 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from tests.fakes import FACTS, LIMITS
 from tests.serving import PROMPT, ServedWorker
 from worker import errors
 from worker.api.body import parse_job
-from worker.api.request import MAX_SEED
+from worker.api.request import MAX_SEED, JobRequest
 from worker.jobs.facts import Guidance
 from worker.jobs.params import ImageFormat, JobParams, OutputParams, PreviewParams
 
@@ -71,6 +72,15 @@ def test_what_lies_within_the_limits_is_accepted(fields: dict[str, Any]) -> None
     for name, value in fields.items():
         if name not in ("model", "preview"):
             assert getattr(parsed, name) == value
+
+
+@pytest.mark.parametrize("field", ["loras", "controls"])
+def test_a_job_has_as_many_adapters_as_info_tells(field: str) -> None:
+    one = {"name": "some"} | ({"image": "some"} if field == "controls" else {})
+    most = [one] * LIMITS.max_adapters
+    JobRequest.model_validate({"prompt": "x", field: most})
+    with pytest.raises(ValidationError, match=f"{field}\n.*at most {LIMITS.max_adapters} items"):
+        JobRequest.model_validate({"prompt": "x", field: [*most, one]})
 
 
 def test_seed_zero_is_a_seed() -> None:

@@ -129,6 +129,8 @@ class Limits:
     max_images: int = 8
     max_work: int = 8 * 150 * 1024 * 1024
     """Of width x height x steps x num_images."""
+    max_adapters: int = 8
+    """LoRAs in one job, and as many ControlNets."""
     max_labels: int = 8
     label_characters: int = 200
     preview_side_px: int = 1024

@@ -57,6 +57,8 @@ export interface Limits {
   max_steps: number;
   max_guidance_scale: number;
   max_images: number;
+  /** LoRAs in one job, and as many ControlNets. */
+  max_adapters: number;
   max_work: number;
 }
 

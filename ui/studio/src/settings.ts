@@ -51,9 +51,6 @@ const NAME = "sd-worker.settings";
 const SEEDS = 2 ** 32;
 const PREVIEW_SIDE = 384;
 
-/** The worker takes no more ControlNets in one job. */
-export const MOST_CONTROLS = 8;
-
 export function randomSeed(): number {
   return crypto.getRandomValues(new Uint32Array(1))[0]! % SEEDS;
 }

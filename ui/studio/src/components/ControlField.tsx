@@ -3,7 +3,7 @@
 import { randomKey } from "@sd-worker/sdk";
 import { useRef } from "react";
 
-import { controlNames, controlsOf, MOST_CONTROLS, type ControlChoice, type Task } from "../settings.ts";
+import { controlNames, controlsOf, type ControlChoice, type Task } from "../settings.ts";
 import { useStudio, type Source } from "../studio.ts";
 import { Icon } from "./Icon.tsx";
 import { NumberField } from "./NumberField.tsx";
@@ -35,7 +35,7 @@ export function ControlField({ task }: { task: Task }) {
           onRemove={() => remove(one.key)}
         />
       ))}
-      {controls.length < MOST_CONTROLS && (
+      {controls.length < info.limits.max_adapters && (
         <select aria-label="Add a ControlNet" value="" onChange={(event) => add(event.target.value)}>
           <option value="">Add a ControlNet…</option>
           {names.map((name) => (

@@ -28,7 +28,7 @@ export function LoraField() {
           </button>
         </div>
       ))}
-      {free.length > 0 && (
+      {free.length > 0 && settings.loras.length < info.limits.max_adapters && (
         <select
           aria-label="Add a LoRA"
           value=""
