@@ -65,7 +65,15 @@ ROOMS = (
     ),
     Room("worker/measured.py"),
     Room("worker/logs.py", ("worker.jobs",)),
-    Room("worker/server.py", ("uvicorn", "h11", "fastapi", "worker.errors")),
+    Room("worker/server.py", ("uvicorn", "h11", "starlette.types", "worker.errors")),
+    Room("worker/tokens.py", ("shared_worker.auth", "worker.errors", "worker.settings")),
+    Room(
+        "worker/door.py",
+        (
+            *("starlette.types", "worker.errors", "worker.jobs.engine"),
+            *("worker.api.headers", "worker.api.problems", "worker.api.readiness"),
+        ),
+    ),
     Room("worker/tracing.py", ("opentelemetry", "=worker", "worker.errors", "worker.jobs")),
     Room(
         "worker/app.py",
@@ -74,7 +82,16 @@ ROOMS = (
             *("shared_worker", "=worker", "worker.api", "worker.jobs", "worker.metrics"),
         ),
     ),
-    Room("worker/provide.py", ("shared_worker", "worker"), may_not=("worker.main", "worker.app", "worker.api")),
+    Room(
+        "worker/provide.py",
+        ("shared_worker", "worker"),
+        may_not=("worker.main", "worker.serving", "worker.app", "worker.api"),
+    ),
+    Room(
+        "worker/serving.py",
+        ("starlette.types", "shared_worker", "worker"),
+        may_not=("worker.main", "worker.door", "worker.server", "worker.api"),
+    ),
     Room("worker/main.py", ("shared_worker", "worker"), may_not=("worker.demo", "worker.cli", "worker.client")),
     Room("worker/client", ("httpx", "PIL", "=worker")),
     Room("worker/cli", ("PIL", "rich", "=worker", "worker.client", "=worker.main", "=worker.models.inspect")),
@@ -203,6 +220,9 @@ def test_every_file_imports_only_what_its_room_may() -> None:
         ("worker/client/job.py", "from worker.jobs.params import Task"),
         ("worker/cli/ask.py", "from worker.engine.engine import Engine"),
         ("worker/main.py", "from worker.client import Client"),
+        ("worker/serving.py", "from worker.server import make_server"),
+        ("worker/door.py", "from fastapi import FastAPI"),
+        ("worker/door.py", "from worker.app import create_app"),
     ],
 )
 def test_the_table_would_notice(place: str, line: str) -> None:
@@ -223,7 +243,14 @@ def test_no_file_is_long() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("worker.main", ("torch", "numpy", "diffusers", "transformers", "c2pa", "cryptography")),
+        (
+            "worker.main",  # what the port waits for
+            (
+                *("fastapi", "prometheus_client", "sse_starlette", "PIL", "httpx", "opentelemetry", "sqlite3"),
+                *("torch", "numpy", "worker.serving", "worker.app", "worker.engine", "worker.models"),
+            ),
+        ),
+        ("worker.serving", ("torch", "numpy", "diffusers", "transformers", "c2pa", "cryptography")),
         ("worker.jobs.service", ("pydantic", "starlette", "numpy", "torch")),
         ("worker.engine.engine", ("torch", "numpy", "PIL", "fastapi", "starlette", "uvicorn", "pydantic", "asyncio")),
         ("worker.engine.denoiser", ("fastapi", "starlette", "uvicorn", "pydantic", "diffusers", "transformers")),

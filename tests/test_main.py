@@ -68,7 +68,7 @@ def only_line(text: str, backend: str) -> str:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """As much of a model as is read before the port is opened."""
+    """As much of a model as is read before it is loaded."""
     folder = tmp_path / "model"
     sizes = {"sample_size": 8, "in_channels": 4, "block_out_channels": [32, 64]}
     for name, value in {

@@ -1,4 +1,4 @@
-"""What settings ask for, made: checkpoint, tokens, journal, rows, heartbeat, checker. Reads the files they name."""
+"""What settings ask for, made: checkpoint, journal, rows, heartbeat, checker. Reads the files they name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from shared_worker.auth import Tokens, is_loopback
 from shared_worker.contract import WorkerInfo
 from shared_worker.device import Device, find_device, free_bytes, usual_dtype
 from shared_worker.no_heartbeat import NoHeartbeat
@@ -31,18 +30,18 @@ from worker.tracing import Tracing, wanted
 
 if TYPE_CHECKING:
     from shared_worker.heartbeat import Heartbeat
+    from worker.engine.judging import Judging
 
 MPS_ROWS = 4
 
 
 @dataclass(frozen=True)
 class Provided:
-    """What a worker is made of, before its model is loaded and its port is open."""
+    """What a worker is made of, before its model is loaded."""
 
     device: Device
     checkpoint: Checkpoint
-    tokens: Tokens
-    safety: SafetyFolder | None
+    judging: Judging | None
     sign: Sign | None
     tracing: Tracing | None
     journal: Journal
@@ -50,14 +49,15 @@ class Provided:
 
 def everything(settings: Settings, device: Device) -> Provided:
     """In the order in which mistakes are cheap to find. Raises StartError."""
-    guarded = tokens(settings)
     checker = safety(settings)
     served = checkpoint(settings, device, checker)
     mode = compile_mode(settings, device, served)
     served = replace(served, facts=replace(served.facts, numerics=settings.numerics, compile=mode))
     signer = sign(settings)
     tracing = Tracing.from_environment(settings.worker_id) if wanted() else None
-    return Provided(device, served, guarded, checker, signer, tracing, journal(settings, served))
+    return Provided(
+        device, served, judging(settings, served, device, checker), signer, tracing, journal(settings, served)
+    )
 
 
 def compile_mode(settings: Settings, device: Device, checkpoint: Checkpoint) -> str | None:
@@ -118,6 +118,15 @@ def safety(settings: Settings) -> SafetyFolder | None:
     return None
 
 
+def judging(settings: Settings, checkpoint: Checkpoint, device: Device, checker: SafetyFolder | None) -> Judging | None:
+    """What looks at every picture, where there is a checker."""
+    if checker is None:
+        return None
+    from worker.engine.judging import Judging  # numpy comes in with this
+
+    return Judging(functools.partial(checker.load, device, checkpoint.placement), settings.on_unsafe)
+
+
 def sign(settings: Settings) -> Sign | None:
     """What signs a picture, where a certificate is configured. Raises ConfigurationError."""
     if settings.c2pa_cert is None and settings.c2pa_key is None:
@@ -167,23 +176,3 @@ def heartbeat(settings: Settings, info: Callable[[], WorkerInfo]) -> Heartbeat |
 
     token = settings.orchestrator_token
     return Heartbeat(str(settings.orchestrator_url), info, token=token.get_secret_value() if token else None)
-
-
-def tokens(settings: Settings) -> Tokens:
-    """From environment or file. Raises ConfigurationError, also where none guards an address that others can reach."""
-    if settings.token is not None:
-        tokens = Tokens([settings.token.get_secret_value()])
-    elif settings.token_file is not None:
-        try:
-            tokens = Tokens.from_file(settings.token_file)
-        except (OSError, UnicodeDecodeError):
-            raise ConfigurationError("--token-file cannot be read") from None
-        if not tokens:
-            raise ConfigurationError("--token-file holds no token")
-    else:
-        tokens = Tokens([])
-    if not tokens and not is_loopback(settings.host):
-        raise ConfigurationError(
-            f"--host {settings.host} can be reached from outside: set SDW_TOKEN or --token-file, or bind to loopback"
-        )
-    return tokens

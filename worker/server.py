@@ -10,7 +10,7 @@ from types import FrameType
 
 import h11
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from worker.errors import ConfigurationError
@@ -84,7 +84,14 @@ class Connection(H11Protocol):
         ends_at = self._begun_at + self.receive_s
         if self.conn.their_state is h11.SEND_BODY:
             ends_at = min(now + self.receive_s, self._begun_at + BODY_TIMES * self.receive_s)
-        self._deadline = self.loop.call_at(ends_at, self.transport.abort)
+        self._deadline = self.loop.call_at(ends_at, self._too_late)
+
+    def _too_late(self) -> None:
+        if self.flow.read_paused:  # the application has not taken yet what came: it is not the peer who is late
+            self._begun_at = None
+            self._watch()
+        else:
+            self.transport.abort()
 
 
 class Server(uvicorn.Server):
@@ -97,15 +104,19 @@ class Server(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to."""
+        return self._draining is not None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Remember the loop: signals arrive outside it."""
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by Python between two bytecodes of the main thread."""
-        if self._loop is None:
-            raise SystemExit(128 + sig)
+        assert self._loop is not None
         self._loop.call_soon_threadsafe(self.begin_shutdown)
 
     def begin_shutdown(self) -> None:
@@ -123,7 +134,7 @@ class Server(uvicorn.Server):
 
 
 def make_server(
-    app: FastAPI, drain: Callable[[], Awaitable[None]], hurry: Callable[[], None], receive_s: float = RECEIVE_S
+    app: ASGIApp, drain: Callable[[], Awaitable[None]], hurry: Callable[[], None], receive_s: float = RECEIVE_S
 ) -> Server:
     """h11 bounds headers; access lines are left to the proxy in front."""
     config = uvicorn.Config(

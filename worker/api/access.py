@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared_worker.auth import Tokens
 from worker.api.problems import refusal
+from worker.api.readiness import HEALTH, READY
 from worker.errors import Unauthorized
 
-PROBES = ("/health", "/ready")
 METRICS = "/metrics"
 
 
@@ -22,7 +22,7 @@ class RequireToken:
     def __init__(self, app: ASGIApp, tokens: Tokens, *, metrics_too: bool, page: Iterable[str]) -> None:
         self._app = app
         self._tokens = tokens
-        self._open = frozenset((*PROBES, *page, *(() if metrics_too else (METRICS,))))
+        self._open = frozenset((HEALTH, READY, *page, *(() if metrics_too else (METRICS,))))
         """Whole paths, compared letter by letter."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

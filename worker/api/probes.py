@@ -7,20 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from shared_worker.contract import WorkerInfo
-from worker.jobs.engine import EngineState
+from worker.api.readiness import HEALTH, READY, health_answer, ready_answer
 from worker.jobs.facts import ModelFacts
 from worker.jobs.service import JobService
 from worker.metrics import Metrics
-
-REASONS = {
-    EngineState.LOADING: "loading",
-    EngineState.DRAINING: "draining",
-    EngineState.STOPPED: "draining",
-    EngineState.FAILED: "failed",
-}
 
 
 def router(
@@ -29,22 +22,16 @@ def router(
     """Routes that answer whatever the engine is doing."""
     routes = APIRouter(tags=["worker"])
 
-    @routes.get("/health", summary="Is the worker alive?")
+    @routes.get(HEALTH, summary="Is the worker alive?")
     async def health() -> Response:
         """503 when the engine's thread is dead or makes no progress."""
-        healthy = service.engine.snapshot().healthy
-        return JSONResponse({"status": "healthy" if healthy else "unhealthy"}, 200 if healthy else 503)
+        return health_answer(service.engine.snapshot().healthy)
 
-    @routes.get("/ready", summary="Does the worker take jobs to draw now?")
+    @routes.get(READY, summary="Does the worker take jobs to draw now?")
     async def ready() -> Response:
         """503 with the reason, and with the load's progress while loading."""
         snapshot = service.engine.snapshot()
-        if snapshot.state is EngineState.READY:
-            return JSONResponse({"ready": True})
-        answer: dict[str, Any] = {"ready": False, "reason": REASONS[snapshot.state]}
-        if snapshot.state is EngineState.LOADING:
-            answer["progress"] = round(snapshot.load_progress, 3)
-        return JSONResponse(answer, 503)
+        return ready_answer(snapshot.state, snapshot.load_progress)
 
     @routes.get("/metrics", summary="Figures for Prometheus", response_class=Response)
     async def prometheus() -> Response:

@@ -4,14 +4,17 @@ or prompt ever goes out."""
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from worker.api.openai.errors import openai_error, speaks_openai
 from worker.errors import InternalError, MalformedBody, MethodNotAllowed, RequestError, RouteNotFound
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI  # refusals are also told before it is imported
 
 logger = logging.getLogger(__name__)
 

@@ -188,7 +188,10 @@ class SqliteJournal:
         self._lock.close()
 
     def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._folder / DATABASE, timeout=LOCK_S, isolation_level=None)
+        # Opened by one thread and handed to another; never used by two at a time.
+        database = sqlite3.connect(
+            self._folder / DATABASE, timeout=LOCK_S, isolation_level=None, check_same_thread=False
+        )
         for pragma in ("synchronous = NORMAL", "foreign_keys = ON", "wal_autocheckpoint = 0"):
             database.execute(f"PRAGMA {pragma}")
         return database

@@ -1,0 +1,131 @@
+"""A launcher before its application is there: the port answers, nothing that is posted is lost, it ends in order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.conftest import eventually
+
+END_S = 30.0
+LAUNCH = """
+import sys
+from worker import main, provide
+everything = provide.everything
+def when_told(*given):
+    sys.stdin.read(1)
+    return everything(*given)
+provide.everything = when_told
+raise SystemExit(main.cpu())
+"""
+JOB = {"prompt": "a red circle", "steps": 1}
+
+
+class Starting:
+    """A worker whose preparing goes on when it is told to."""
+
+    def __init__(self, *flags: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SDW_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCH, "--port", str(port), *flags],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=inherited,
+        )
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120.0)
+        self._pool = ThreadPoolExecutor()
+        eventually(self._answers, within_s=END_S)
+
+    def post(self) -> Future[httpx.Response]:
+        """A job, posted from a connection of its own."""
+        return self._pool.submit(httpx.post, f"{self.client.base_url}/v1/jobs", json=JOB, timeout=120.0)
+
+    def go_on(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("!")
+        self.process.stdin.flush()
+
+    def ended(self) -> tuple[int, str]:
+        """Its status and all that it said."""
+        _, said = self.process.communicate(timeout=END_S)
+        return self.process.returncode, said
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self._pool.shutdown()
+        self.client.close()
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(httpx.ConnectError):
+            return self.client.get("/health").status_code == 200
+        return False
+
+
+@pytest.fixture
+def starting() -> Iterator[type[Starting]]:
+    made: list[Starting] = []
+
+    class Closed(Starting):
+        def __init__(self, *flags: str) -> None:
+            made.append(self)
+            super().__init__(*flags)
+
+    yield Closed
+    for worker in made:
+        worker.close()
+
+
+def test_probes_answer_at_once_and_a_job_that_is_posted_meanwhile_is_accepted(starting: type[Starting]) -> None:
+    worker = starting()
+    ready = worker.client.get("/ready")
+    assert (ready.status_code, ready.json()) == (503, {"ready": False, "reason": "loading", "progress": 0.0})
+    posted = worker.post()
+    assert worker.client.get("/health").json() == {"status": "healthy"}
+    assert not posted.done()
+
+    worker.go_on()
+    accepted = posted.result(END_S)
+    assert accepted.status_code == 202
+    with worker.client.stream("GET", f"/v1/jobs/{accepted.json()['job_id']}/stream") as stream:
+        assert "event: completed" in stream.read().decode()
+    worker.process.send_signal(signal.SIGTERM)
+    status, said = worker.ended()
+    assert (status, "Traceback" in said) == (0, False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_meanwhile_ends_it_at_once(starting: type[Starting], number: signal.Signals) -> None:
+    worker = starting()
+    posted = worker.post()
+    worker.client.get("/health")
+    worker.process.send_signal(number)
+    assert worker.ended() == (0, "")  # although what prepares would go on for ever
+    with contextlib.suppress(httpx.TransportError):  # it may not have been read yet
+        assert (posted.result(END_S).status_code, posted.result().json()["code"]) == (503, "draining")
+
+
+def test_what_is_found_wrong_meanwhile_ends_it_with_one_line(starting: type[Starting]) -> None:
+    worker = starting("--model", "/nowhere")
+    posted = worker.post()
+    worker.client.get("/health")
+    worker.go_on()
+    status, said = worker.ended()
+    assert (status, said) == (
+        2,
+        "sd-worker-cpu: no diffusers model folder: model_index.json is not there\n",
+    )
+    with contextlib.suppress(httpx.TransportError):
+        assert (posted.result(END_S).status_code, posted.result().json()["code"]) == (503, "draining")
