@@ -27,7 +27,7 @@ def launch(backend: str, *arguments: str) -> tuple[int, str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SDW_")}
     done = subprocess.run(
         [sys.executable, "-c", f"from worker.main import {backend}; raise SystemExit({backend}())", *arguments],
-        env=inherited | {"CUDA_VISIBLE_DEVICES": ""},
+        env=inherited | {"CUDA_VISIBLE_DEVICES": "", "SDW_PORT": "0"},
         capture_output=True,
         text=True,
         timeout=START_S,
@@ -42,6 +42,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     for name in os.environ:
         if name.startswith("SDW_"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("SDW_PORT", "0")  # what is wrong is found when the port is open
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS"):
         monkeypatch.setenv(name, "1")
     interval = sys.getswitchinterval()
@@ -223,5 +224,5 @@ def test_port_in_use(refusal: Refusal, model: Path) -> None:
     ids=["of another machine", "longer than a name may be, which Python refuses before a resolver is asked"],
 )
 def test_host_that_cannot_be(refusal: Refusal, model: Path, host: str) -> None:
-    said = refusal("--model", str(model), "--host", host, SDW_TOKEN="secret")
+    said = refusal("--model", str(model), "--host", host, SDW_TOKEN="secret", SDW_PORT="8600")
     assert said == f"--host {host} --port 8600 cannot be bound"

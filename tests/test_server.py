@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -13,10 +14,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from tests.conftest import eventually
 from tests.fakes import LoadsWhenTold, NeverEnds, StepByStep
 from tests.serving import PROMPT, WAIT_S, ServedWorker, SseEvent, events_of
+from worker.door import Door
+from worker.server import listen, make_server
 
 Serve = Callable[..., ServedWorker]
 
@@ -207,6 +213,30 @@ def test_half_a_request_does_not_stay_open_and_a_stream_does(serve: Serve, sent:
                 assert client.recv(1) == b""
         runner.allow_all()
         assert list(events)[-1].name == "completed"
+
+
+async def test_a_body_that_nobody_takes_yet_is_not_its_senders_delay() -> None:
+    door, limit_s = Door(other_origins=False), 0.05
+    sizes: list[int] = []
+
+    async def measure(scope: Scope, receive: Receive, send: Send) -> None:
+        sizes.append(len(await Request(scope, receive).body()))
+        await Response()(scope, receive, send)
+
+    async def drain() -> None: ...
+
+    listener = listen("127.0.0.1", 0)
+    server = make_server(door, drain, lambda: None, limit_s)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    writer.write(b"POST /v1/jobs HTTP/1.1\r\nHost: test\r\nContent-Length: 3000000\r\n\r\n" + bytes(3_000_000))
+    await asyncio.sleep(10 * limit_s)
+    door.open(measure)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    assert sizes == [3_000_000]
+    writer.close()
+    server.should_exit = True
+    await serving
 
 
 def test_small_answers_are_not_held_back(serve: Serve) -> None:
