@@ -13,7 +13,7 @@ from shared_worker.device import find_device
 from tests.models.layers import in_two_places, made
 from worker.models.packing import lay_out
 from worker.models.registry import identify
-from worker.models.unfolding import PIXELS, PointwiseConv2d, UnfoldedConv2d
+from worker.models.unfolding import PIXELS, PointwiseConv2d, UnfoldedConv2d, UnfoldedWinograd
 from worker.models.upsampling import UpsamplingConv2d
 
 HERE = torch.backends.cpu.get_cpu_capability()
@@ -115,6 +115,10 @@ def test_a_model_on_the_cpu_is_drawn_so_unless_a_compiler_reads_it(compiled: boo
     if compiled:
         checkpoint = replace(checkpoint, facts=replace(checkpoint.facts, compile="default"))
     model = checkpoint.load(find_device("cpu"), lambda share: None)
-    for part in (model._unet, model._vae._vae):  # type: ignore[attr-defined]
+    usual = {UnfoldedConv2d, PointwiseConv2d, UpsamplingConv2d}
+    for part, drawn_by in (
+        (model._unet, usual | {UnfoldedWinograd}),  # type: ignore[attr-defined]
+        (model._vae._vae, usual),  # type: ignore[attr-defined]
+    ):
         kinds = {type(layer) for layer in part.modules() if isinstance(layer, nn.Conv2d)}
-        assert kinds == ({nn.Conv2d} if compiled else {UnfoldedConv2d, PointwiseConv2d, UpsamplingConv2d})
+        assert kinds == ({nn.Conv2d} if compiled else drawn_by)

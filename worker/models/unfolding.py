@@ -14,9 +14,13 @@ from torch import nn
 from torch.nn import functional
 
 from worker.models.upsampling import Folded, by_parity
+from worker.models.winograd import Winograd, fits
 
 PIXELS = 512
 """Of a call's output, up to which a product was faster or about as fast: with 128 to 1280 channels, on two cores."""
+
+FEWEST_CHANNELS, FEWEST_TILES = 96, 32
+"""From which on a convolution is faster with fewer products."""
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -43,6 +47,12 @@ class UnfoldedConv2d(nn.Conv2d):
     def _outer(self, side: int, length: int) -> int:
         reach = self.dilation[side] * (self.kernel_size[side] - 1) + 1
         return (length + 2 * int(self.padding[side]) - reach) // self.stride[side] + 1
+
+
+class UnfoldedWinograd(Winograd, UnfoldedConv2d):
+    """As nn.Conv2d, with fewer products for all but the smallest pictures."""
+
+    fewest_tiles = FEWEST_TILES
 
 
 def _windows(
@@ -92,7 +102,8 @@ def unfolded_upsampling(layer: nn.Conv2d) -> Folded:
 def unfold(layer: nn.Conv2d) -> None:
     """Let it compute so from now on. Its weights stay what they are; channels_last, they need no copy."""
     pointwise = layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0)
-    layer.__class__ = PointwiseConv2d if pointwise else UnfoldedConv2d
+    usual = UnfoldedWinograd if fits(layer, FEWEST_CHANNELS) else UnfoldedConv2d
+    layer.__class__ = PointwiseConv2d if pointwise else usual
     layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
