@@ -1,6 +1,6 @@
 """A whole worker on a real port of 127.0.0.1, with a fake runner in place of the model.
 
-`serve` is the wiring of `worker.main` with everything passed in; `ServedWorker` runs it in a thread and has
+`serve` is the wiring of `worker.serving` with everything passed in; `ServedWorker` runs it in a thread and has
 an httpx client and the few verbs that tests need.
 """
 
@@ -84,7 +84,7 @@ async def serve(
     on_built: Callable[[Parts], None] = lambda parts: None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:
-    """Serve until shut down; the exit status, as `worker.main` has it."""
+    """Serve until shut down; the exit status, as `worker.serving` has it."""
     loop = asyncio.get_running_loop()
     journal = journal or NoJournal()
     metrics = Metrics()

@@ -12,8 +12,9 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from tests.fakes import LoadsWhenTold
-from tests.serving import ServedWorker
+from tests.serving import WAIT_S, ServedWorker
 from worker.door import Door
+from worker.server import listen, make_server
 
 Serve = Callable[..., ServedWorker]
 
@@ -75,6 +76,32 @@ async def test_a_probe_that_the_application_must_answer_is_held(method: str, hea
         assert await held(asked)
         door.open(echo)
         assert (await asked).status_code == 200
+
+
+async def test_whoever_left_while_held_keeps_nobody_waiting() -> None:
+    door, held_now, gone = Door(other_origins=False), asyncio.Event(), asyncio.Event()
+
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        held_now.set()
+        await door(scope, receive, send)
+        gone.set()
+
+    async def wait_for_the_end(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    server = make_server(watched, lambda: asyncio.sleep(0), lambda: None)
+    listener = listen("127.0.0.1", 0)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    _, writer = await asyncio.open_connection(*listener.getsockname())
+    writer.write(b"GET /v1/info HTTP/1.1\r\nHost: test\r\n\r\n")
+    await held_now.wait()
+    writer.close()
+    await writer.wait_closed()
+    door.open(wait_for_the_end)
+    await asyncio.wait_for(gone.wait(), WAIT_S)
+    server.should_exit = True
+    await serving
 
 
 async def test_once_it_is_closed_every_call_is_refused_and_nothing_is_healthy() -> None:

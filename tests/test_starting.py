@@ -22,7 +22,8 @@ import sys
 from worker import main, provide
 everything = provide.everything
 def when_told(*given):
-    sys.stdin.read(1)
+    if sys.stdin.read(1) == "?":
+        raise KeyError("a secret of the operator's")
     return everything(*given)
 provide.everything = when_told
 raise SystemExit(main.cpu())
@@ -52,9 +53,9 @@ class Starting:
         """A job, posted from a connection of its own."""
         return self._pool.submit(httpx.post, f"{self.client.base_url}/v1/jobs", json=JOB, timeout=120.0)
 
-    def go_on(self) -> None:
+    def go_on(self, how: str = "!") -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write("!")
+        self.process.stdin.write(how)
         self.process.stdin.flush()
 
     def ended(self) -> tuple[int, str]:
@@ -129,3 +130,11 @@ def test_what_is_found_wrong_meanwhile_ends_it_with_one_line(starting: type[Star
     )
     with contextlib.suppress(httpx.TransportError):
         assert (posted.result(END_S).status_code, posted.result().json()["code"]) == (503, "draining")
+
+
+def test_what_nobody_expected_meanwhile_ends_it_too(starting: type[Starting]) -> None:
+    worker = starting()
+    worker.go_on("?")
+    status, said = worker.ended()
+    assert status == 1
+    assert said.splitlines()[-1].startswith("KeyError")

@@ -336,7 +336,7 @@ def test_a_collector_that_is_gone_holds_up_nobody(monkeypatch: pytest.MonkeyPatc
 
 def test_nothing_of_the_sdk_is_imported_when_it_is_off() -> None:
     program = (
-        "import sys, worker.main; from tests.serving import ServedWorker; worker = ServedWorker();"
+        "import sys, worker.main, worker.serving; from tests.serving import ServedWorker; worker = ServedWorker();"
         "worker.finish(); worker.leave(); worker.wait_stopped(); print(*sys.modules)"
     )
     told = subprocess.run(
