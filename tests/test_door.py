@@ -104,16 +104,19 @@ async def test_whoever_left_while_held_keeps_nobody_waiting() -> None:
     await serving
 
 
-async def test_once_it_is_closed_every_call_is_refused_and_nothing_is_healthy() -> None:
+@pytest.mark.parametrize(
+    ("failed", "code", "reason"), [(False, "draining", "draining"), (True, "worker_failed", "failed")]
+)
+async def test_once_it_is_closed_every_call_is_refused_and_probes_say_why(failed: bool, code: str, reason: str) -> None:
     door = Door(other_origins=False)
     async with client_of(door) as client:
         post = asyncio.create_task(client.post("/v1/jobs", content="{}"))
         assert await held(post)
-        door.close()
+        door.close(failed=failed)
         for refused in (await post, await client.get("/v1/info")):
-            assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+            assert (refused.status_code, refused.json()["code"]) == (503, code)
             assert refused.headers["content-type"] == "application/problem+json"
             assert refused.headers["x-content-type-options"] == "nosniff"
         health, ready = await client.get("/health"), await client.get("/ready")
-        assert (health.status_code, health.json()) == (503, {"status": "unhealthy"})
-        assert (ready.status_code, ready.json()) == (503, {"ready": False, "reason": "draining"})
+        assert (health.status_code, health.json()["status"]) == ((503, "unhealthy") if failed else (200, "healthy"))
+        assert (ready.status_code, ready.json()) == (503, {"ready": False, "reason": reason})

@@ -129,7 +129,7 @@ def test_what_is_found_wrong_meanwhile_ends_it_with_one_line(starting: type[Star
         "sd-worker-cpu: no diffusers model folder: model_index.json is not there\n",
     )
     with contextlib.suppress(httpx.TransportError):
-        assert (posted.result(END_S).status_code, posted.result().json()["code"]) == (503, "draining")
+        assert (posted.result(END_S).status_code, posted.result().json()["code"]) == (503, "worker_failed")
 
 
 def test_what_nobody_expected_meanwhile_ends_it_too(starting: type[Starting]) -> None:

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from worker.api.headers import SecurityHeaders
 from worker.api.problems import refusal
 from worker.api.readiness import HEALTH, READY, health_answer, ready_answer
-from worker.errors import Draining
+from worker.errors import Draining, WorkerFailed
 from worker.jobs.engine import EngineState
 
 
@@ -21,7 +21,7 @@ class Door:
         self._other_origins = other_origins
         self._decided = asyncio.Event()
         self._behind: ASGIApp = self._wait
-        self._probes = self._answering(health_answer(True), ready_answer(EngineState.LOADING, 0.0))
+        self._probes = self._answering(EngineState.LOADING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._behind(scope, receive, send)
@@ -31,10 +31,17 @@ class Door:
         self._behind = app
         self._decided.set()
 
-    def close(self) -> None:
-        """Nothing will ever be behind it: every call is refused."""
-        self._probes = self._answering(health_answer(False), ready_answer(EngineState.DRAINING, 0.0))
-        self.open(self._refuse)
+    def close(self, *, failed: bool) -> None:
+        """Nothing will ever be behind it, since what was to be has `failed` or nobody wants it now: every call is
+        refused."""
+        probes = self._answering(EngineState.FAILED if failed else EngineState.DRAINING)
+        why = WorkerFailed() if failed else Draining()
+
+        async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+            path = scope["path"]
+            await (probes.get(path) or self._with_headers(refusal(path, why)))(scope, receive, send)
+
+        self.open(refuse)
 
     async def _wait(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A page of another origin could read no answer from here: which may, the application behind knows.
@@ -45,13 +52,9 @@ class Door:
         await self._decided.wait()
         await self._behind(scope, receive, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        answer = self._probes.get(path) or self._with_headers(refusal(path, Draining()))
-        await answer(scope, receive, send)
-
-    def _answering(self, health: ASGIApp, ready: ASGIApp) -> dict[str, ASGIApp]:
-        return {HEALTH: self._with_headers(health), READY: self._with_headers(ready)}
+    def _answering(self, state: EngineState) -> dict[str, ASGIApp]:
+        answers = {HEALTH: health_answer(state is not EngineState.FAILED), READY: ready_answer(state, 0.0)}
+        return {path: self._with_headers(answer) for path, answer in answers.items()}
 
     def _with_headers(self, answer: ASGIApp) -> ASGIApp:
         return SecurityHeaders(answer, other_origins=self._other_origins)

@@ -94,7 +94,7 @@ async def _run(
 
     async def drain() -> None:
         if serving is None:
-            door.close()
+            door.close(failed=False)
         else:
             await serving.drain()
 
@@ -117,7 +117,7 @@ async def _run(
 
         serving = begin(settings, tokens, provided, url, server.begin_shutdown)
     except Exception:
-        door.close()
+        door.close(failed=True)
         server.should_exit = True
         await until_closed
         raise
