@@ -1,4 +1,4 @@
-"""Convolutions of 3 by 3 with four products for a pixel where there were nine. Imports torch.
+"""Convolutions of 3 by 3 with 36 products for 16 pixels where there were 144. Imports torch.
 
 Winograd's F(4x4, 3x3), from Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016: the picture is
 cut into tiles of 4 by 4 pixels, of which each sees 6 by 6; tiles and kernels are brought into a space where convolving
