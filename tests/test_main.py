@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import socket
@@ -45,7 +46,8 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     monkeypatch.setenv("SDW_PORT", "0")  # what is wrong is found when the port is open
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS"):
         monkeypatch.setenv(name, "1")
-    interval = sys.getswitchinterval()
+    interval, root = sys.getswitchinterval(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
 
     def refused(*arguments: str, **environment: str) -> str:
         for name, value in environment.items():
@@ -57,6 +59,8 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
     yield refused
     sys.setswitchinterval(interval)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def only_line(text: str, backend: str) -> str:
