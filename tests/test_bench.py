@@ -16,7 +16,7 @@ from benches.speed.cli import main
 from benches.speed.job import stream_of_jobs
 from benches.speed.outcome import Group, Outcome
 from benches.speed.results import append_section, as_json, section, write_json
-from benches.speed.rows import MODULES, run
+from benches.speed.rows import MODULES, ON_A_GPU, run
 from benches.speed.selection import parse_rows, why_not
 from benches.speed.serving.mixed_shapes import weighted
 from benches.speed.serving.mixed_steps import STEPS, make_arrivals
@@ -77,8 +77,8 @@ def test_mixed_work_is_weighted_by_what_it_takes_alone() -> None:
 
 def test_every_row_has_claims_and_a_place() -> None:
     assert tuple(range(1, 15)) == ROWS
-    assert set(MODULES) == set(ROWS)
-    places = [ROOT / f"{module.replace('.', '/')}.py" for module in MODULES.values()]
+    assert set(MODULES) == set(ON_A_GPU) == set(ROWS)
+    places = [ROOT / f"{module.replace('.', '/')}.py" for module in (*MODULES.values(), *ON_A_GPU.values())]
     assert all(place.is_file() for place in places)
     assert len({claim.key for claim in CLAIMS}) == len(CLAIMS)
 
@@ -130,7 +130,7 @@ def test_a_row_is_measured_where_it_can_be() -> None:
     cpu, gpu = Bench(), Bench(backend="cuda")
     assert [row for row in ROWS if why_not(row, cpu, flags=NOTHING, cuda=False)] == [10, 12, 13]
     assert [row for row in ROWS if why_not(row, cpu, flags=frozenset({"amx_bf16"}), cuda=True)] == [12, 13]
-    assert [row for row in ROWS if not why_not(row, gpu, flags=NOTHING, cuda=True)] == [12, 13]
+    assert [row for row in ROWS if not why_not(row, gpu, flags=NOTHING, cuda=True)] == [12, 13, 14]
     assert "no CUDA device" in str(why_not(12, gpu, flags=NOTHING, cuda=False))
 
 

@@ -92,8 +92,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="bin/bench",
         description="Measures what is claimed of the worker's speed against reference servers, all on this machine.",
         epilog="Rows: " + "; ".join(f"{row} {claims_of(row)[0].what}" for row in ROWS) + ". The machine should be "
-        "otherwise idle. Where torch and diffusers are installed already, and nothing else: python -m benches.speed "
-        "--rows 12,13 --backend cuda",
+        "otherwise idle. On an NVIDIA GPU where torch, diffusers and transformers are installed already, and nothing "
+        "else: python -m benches.speed --backend cuda",
     )
     parser.add_argument("--rows", type=_rows, metavar="LIST", help="such as 1,5,8 or 1-4 (default: all of the backend)")
     parser.add_argument("--quick", action="store_true", help="seconds a row; shows that it runs, not how fast")

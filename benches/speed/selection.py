@@ -9,7 +9,8 @@ from benches.speed.claims import ROWS
 
 BF16_UNITS = ("amx_bf16", "avx512_bf16")
 """Processor flags; without them bf16 is computed in fp32 and slower than it."""
-GPU_ROWS = (12, 13)
+GPU_ROWS = (12, 13, 14)
+GPU_ONLY = (12, 13)
 
 
 def parse_rows(text: str) -> tuple[int, ...]:
@@ -28,12 +29,12 @@ def parse_rows(text: str) -> tuple[int, ...]:
 
 def why_not(row: int, bench: Bench, *, flags: frozenset[str], cuda: bool) -> str | None:
     """Why `row` cannot be measured here, or None. `flags` are the processor's, `cuda` whether a device is there."""
-    if row in GPU_ROWS:
-        if bench.backend != "cuda":
-            return "a row for an NVIDIA GPU: bin/bench --rows 12,13 --backend cuda"
+    if bench.backend == "cuda":
+        if row not in GPU_ROWS:
+            return "a row for the CPU, and this run is on cuda"
         return None if cuda else "no CUDA device is found here"
-    if bench.backend != "cpu":
-        return f"a row for the CPU, and this run is on {bench.backend}"
+    if row in GPU_ONLY:
+        return "a row for an NVIDIA GPU: bin/bench --backend cuda"
     if row == 10 and not flags & set(BF16_UNITS):
         return f"this processor has no bf16 units ({' or '.join(BF16_UNITS)})"
     return None

@@ -7,11 +7,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import torch
 import uvicorn
 from fastapi import FastAPI
 
-from benches.speed.arms.pipeline import as_base64_png, draw, load
+from benches.speed.arms.pipeline import as_base64_png, compiled, draw, load
 from benches.speed.job import Job
 
 
@@ -41,9 +40,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     args = parser.parse_args()
     pipeline = load(args.model)
-    if args.compile:
-        pipeline.unet = torch.compile(pipeline.unet)
-    uvicorn.run(make_app(pipeline), host="127.0.0.1", port=args.port, log_level="warning")
+    app = make_app(compiled(pipeline) if args.compile else pipeline)
+    uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="warning")
 
 
 if __name__ == "__main__":

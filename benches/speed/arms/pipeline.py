@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +16,21 @@ from diffusers.utils import logging
 from benches.speed.job import Job
 
 
-def load(model: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """The pipeline of a model folder, without progress bars."""
+def load(
+    model: Path, *, kind: Any = StableDiffusionPipeline, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Any:
+    """The pipeline of a model folder, a `kind` of diffusers, without progress bars."""
     logging.disable_progress_bar()
-    pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=dtype, local_files_only=True)
+    pipeline = kind.from_pretrained(model, dtype=dtype, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def compiled(pipeline: Any) -> Any:
+    """Another pipeline over the same weights, its denoiser compiled as most would do it: with `torch.compile`."""
+    other = copy.copy(pipeline)
+    other.unet = torch.compile(pipeline.unet)
+    return other
 
 
 def draw(pipeline: Any, jobs: Sequence[Job]) -> list[Any]:

@@ -10,10 +10,11 @@ from typing import Any, Self
 from benches.speed.job import Job
 from benches.speed.outcome import NotMeasured
 from shared_worker.device import Device
+from worker.engine.compiling import Compiling
 from worker.engine.denoiser import Denoiser
 from worker.engine.engine import Engine
 from worker.engine.rows import RowLimit
-from worker.jobs.events import Completed, Ending, Event
+from worker.jobs.events import Completed, Ending, Event, Image
 from worker.jobs.params import ImageFormat, JobParams, OnDisconnect, OutputParams, Priority, Task
 from worker.jobs.queue import JobQueue, Work
 from worker.models.base import Model
@@ -40,7 +41,11 @@ class SilentMeter:
 
 
 class EngineRig:
-    """An engine over a checkpoint on a device; `wrap` may put something around the model. Used by one thread."""
+    """An engine over a checkpoint on a device; `wrap` may put something around the model. Used by one thread.
+
+    In exact numerics if `exact`, with `compiling` as the worker that compiles. `keep_images` is given every job's
+    pictures, on a thread of the engine's.
+    """
 
     def __init__(
         self,
@@ -49,18 +54,26 @@ class EngineRig:
         *,
         max_rows: int,
         wrap: Callable[[Model], Model] = lambda model: model,
+        exact: bool = False,
+        compiling: Compiling | None = None,
+        keep_images: Callable[[str, Sequence[Image]], None] = lambda job_id, images: None,
     ) -> None:
         self._sampler = checkpoint.facts.sampler
         self._ended: queue.SimpleQueue[Event | Exception | None] = queue.SimpleQueue()
         self._numbers = itertools.count(1)
         self._engine: Engine[Any] = Engine(
-            lambda: Denoiser(lambda report: wrap(checkpoint.load(device, report))),
+            lambda: Denoiser(
+                lambda report: wrap(checkpoint.load(device, report)),
+                fixed_rows=max_rows if exact else None,
+                compiling=compiling,
+            ),
             JobQueue(1000),
             self._told,
             SilentMeter(),
             model_id=checkpoint.facts.id,
             rows=RowLimit(max_rows),
             rows_under_way=max_rows,
+            keep_images=keep_images,
             on_ready=lambda: self._ended.put(None),
             on_stop=lambda reason: self._ended.put(reason) if reason else None,
         )

@@ -1,0 +1,128 @@
+"""What rows 12 and 13 share: pictures of one size on a GPU, by the engine, by B0 and B1, and at the device's limit.
+
+All arms compute in bf16, with weights that are equal, and in this process: no HTTP. The limit is what a picture takes
+at the matrix rate of the same run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benches.speed.arms import pipeline
+from benches.speed.bench import Bench
+from benches.speed.claims import claims_of
+from benches.speed.engine.arms import B0, Arm, Compiled, Ours
+from benches.speed.engine.rate import SIDE, matrix_tflops
+from benches.speed.engine.rig import EngineRig
+from benches.speed.engine.synthetic import Widths
+from benches.speed.job import Job, stream_of_jobs
+from benches.speed.outcome import Group, NotMeasured, Outcome
+from benches.speed.spread import Spread, middle, once, ratios
+from shared_worker.device import find_device
+from worker.models.checkpoint import Checkpoint
+from worker.models.registry import identify
+
+DTYPE = "bfloat16"
+SAMPLER = "dpmpp_2m"
+GUIDANCE_SCALE = 7
+STEPS = 20
+SETTLED_WITHIN_S = 400.0
+SERIAL, EAGER, COMPILED = ("B0", "B1, compiled"), "engine", "engine, compiled"
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model and its pictures. `row_tflop` is the work of one row's forward, `decode_tflop` that of a decoding."""
+
+    row: int
+    write: Callable[..., Path]
+    widths: Widths
+    kind: Any
+    side_px: int
+    clients: int
+    row_tflop: float
+    decode_tflop: float
+    rounds: int
+    steps: int = STEPS
+    matrix_side: int = SIDE
+
+    @property
+    def image_tflop(self) -> float:
+        """Of a picture with guidance."""
+        return self.steps * 2 * self.row_tflop + self.decode_tflop
+
+    def jobs(self) -> Iterator[Job]:
+        """Without end."""
+        return stream_of_jobs(self.steps, width=self.side_px, height=self.side_px, guidance_scale=GUIDANCE_SCALE)
+
+    def write_and_identify(self, folder: Path, device: str) -> Checkpoint:
+        """Made up on the device, which is much faster there."""
+        self.write(folder, self.widths, side_px=self.side_px, device=device, dtype=getattr(torch, DTYPE))
+        return identify(str(folder), dtype=DTYPE, samplers=(SAMPLER,))
+
+
+def compare(bench: Bench, size: Size) -> Outcome:
+    """All arms in turns, each with `size.clients` closed loops, once every arm is warm.
+
+    The figures are those of the engine compiled, where that is faster: it is one flag of the worker.
+    """
+    device, jobs, clients = find_device(bench.backend), size.jobs(), size.clients
+    notes: list[str] = []
+    cold: dict[str, float] = {}
+    with ExitStack() as until_the_end:
+        folder = Path(until_the_end.enter_context(tempfile.TemporaryDirectory())) / "model"
+        checkpoint = size.write_and_identify(folder, device.torch_name)
+        tflops = matrix_tflops(device.torch_name, getattr(torch, DTYPE), side=size.matrix_side)
+        stock = pipeline.load(folder, kind=size.kind, device=device.torch_name, dtype=getattr(torch, DTYPE))
+        arms: dict[str, Arm] = dict(zip(SERIAL, (B0(stock), B0(pipeline.compiled(stock))), strict=True))
+        for name, arm in arms.items():
+            cold[name] = 1 / arm.images_per_s(jobs, clients=1, each=1)
+        arms[EAGER] = Ours(until_the_end.enter_context(EngineRig(checkpoint, device, max_rows=2 * clients)))
+        arms[EAGER].images_per_s(jobs, clients=clients, each=1)
+        compiled = until_the_end.enter_context(Compiled(checkpoint, device, max_rows=2 * clients))
+        try:
+            cold[COMPILED] = compiled.settle(jobs, clients=clients, within_s=SETTLED_WITHIN_S)
+            arms[COMPILED] = compiled
+        except NotMeasured as reason:
+            notes.append(f"the engine compiled was not measured: {reason}")
+        rates: dict[str, list[float]] = {name: [] for name in arms}
+        for _ in range(size.rounds):
+            for name, arm in arms.items():
+                # What is drawn one after the other is as fast from its first picture on.
+                rates[name].append(arm.images_per_s(jobs, clients=clients, each=1 if name in SERIAL else 2))
+    ours = max((name for name in (EAGER, COMPILED) if name in rates), key=lambda name: middle(rates[name]).value)
+    limit = tflops / size.image_tflop
+    figures = {
+        "b0": middle(ratios(rates[ours], rates["B0"])),
+        "b1": middle(ratios(rates[ours], rates["B1, compiled"])),
+        "limit": middle([rate / limit for rate in rates[ours]]),
+    }
+    notes += [
+        f"the figures are of the {ours}; the engine as it starts by itself: "
+        f"{middle(ratios(rates[EAGER], rates['B0'])).value:.2f}x over B0",
+        f"over B1: {figures['b1'].value:.2f}x",
+        f"the limit is {limit:.3g} images/s: {size.image_tflop:.1f} TFLOP a picture at {tflops:.0f} TFLOP/s",
+    ]
+    return Outcome(size.row, _claimed(size.row, figures), _groups(size, rates, cold, limit), tuple(notes))
+
+
+def _claimed(row: int, figures: dict[str, Spread]) -> dict[str, Spread]:
+    keys = {claim.key for claim in claims_of(row)}
+    return {f"{row}.{name}": figure for name, figure in figures.items() if f"{row}.{name}" in keys}
+
+
+def _groups(size: Size, rates: dict[str, list[float]], cold: dict[str, float], limit: float) -> tuple[Group, ...]:
+    title = f"{size.clients} clients, {size.side_px}², {size.steps} steps with guidance"
+    shares = {name: middle([rate / limit for rate in seen]) for name, seen in rates.items()}
+    return (
+        Group(title, "images/s", {name: middle(seen) for name, seen in rates.items()}),
+        Group("share of the matrix rate's limit", "of it", shares),
+        Group("the first picture, or the first compiled call", "s", {name: once(s) for name, s in cold.items()}),
+    )

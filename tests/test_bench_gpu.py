@@ -1,0 +1,124 @@
+"""The GPU's rows of the benches, from end to end with toys on the CPU: they are seldom run where they belong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from benches.speed.arms import pipeline
+from benches.speed.bench import Bench
+from benches.speed.claims import claims_of
+from benches.speed.engine import arms, exact_gpu, gpu, sd15_gpu, sdxl_gpu
+from benches.speed.engine.arms import Compiled
+from benches.speed.engine.gpu import Size
+from benches.speed.outcome import NotMeasured
+from shared_worker.device import find_device
+from worker.engine.compiling import LEAST_CALLS
+from worker.models.base import Model
+from worker.models.registry import identify
+
+SIZES = {"SD 1.5": replace(sd15_gpu.QUICK, steps=2), "SDXL": replace(sdxl_gpu.QUICK, steps=2)}
+BENCH = Bench(quick=True)
+
+
+class InstantCompiler:
+    """In a compiler process's place: compiles nothing, and says at once that it is done."""
+
+    def __init__(self, checkpoint: Any, device: Any, mode: str) -> None:
+        assert checkpoint.facts.compile == mode == "default"
+
+    def begin(self, shapes: Any) -> None:
+        """Nothing to do."""
+
+    def ended(self) -> Callable[..., torch.Tensor]:
+        def predict(model: Model, *inputs: Any) -> torch.Tensor:
+            return model.predict(*inputs)
+
+        return predict
+
+    def rest(self) -> None:
+        """Nothing to let go."""
+
+
+class NoCompiler(InstantCompiler):
+    """On a machine where nothing can be compiled."""
+
+    def begin(self, shapes: Any) -> None:
+        raise RuntimeError("there is no compiler")
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[InstantCompiler]], None]:
+    """Puts one in the place of those that take minutes."""
+
+    def choose(kind: type[InstantCompiler]) -> None:
+        monkeypatch.setattr(arms, "CompilerProcess", kind)
+        monkeypatch.setattr(pipeline, "compiled", lambda stock: stock)
+
+    return choose
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_a_gpus_row_is_measured_with_every_arm(size: Size, compiler: Callable[[Any], None]) -> None:
+    compiler(InstantCompiler)
+    outcome = gpu.compare(BENCH, size)
+    assert outcome.row == size.row
+    assert set(outcome.figures) == {claim.key for claim in claims_of(size.row)}
+    assert all(figure.value > 0 for figure in outcome.figures.values())
+    images, shares, first = outcome.groups
+    assert list(images.bars) == list(shares.bars) == ["B0", "B1, compiled", "engine", "engine, compiled"]
+    assert list(first.bars) == ["B0", "B1, compiled", "engine, compiled"]
+
+
+def test_where_nothing_is_compiled_the_figures_are_the_eager_engines(compiler: Callable[[Any], None]) -> None:
+    compiler(NoCompiler)
+    outcome = gpu.compare(BENCH, SIZES["SD 1.5"])
+    assert list(outcome.groups[0].bars) == ["B0", "B1, compiled", "engine"]
+    assert outcome.notes[0] == "the engine compiled was not measured: a call cannot be compiled here"
+    eager, b0 = (outcome.groups[0].bars[name].value for name in ("engine", "B0"))
+    assert outcome.figures["12.b0"].value == pytest.approx(eager / b0)
+
+
+def test_an_engine_has_settled_once_its_calls_are_compiled(tmp_path: Any, compiler: Callable[[Any], None]) -> None:
+    compiler(InstantCompiler)
+    size = replace(SIZES["SD 1.5"], steps=LEAST_CALLS)
+    checkpoint = size.write_and_identify(tmp_path / "model", "cpu")
+    with Compiled(checkpoint, find_device("cpu"), max_rows=2) as arm:
+        with pytest.raises(NotMeasured, match="within 0 s"):
+            arm.settle(size.jobs(), clients=1, within_s=0)
+        assert arm.settle(size.jobs(), clients=1, within_s=60) > 0
+
+
+def test_exact_mode_is_priced_and_held_to_its_word() -> None:
+    outcome = exact_gpu.price(BENCH, SIZES["SD 1.5"])
+    assert set(outcome.figures) == {"14.exact"}
+    assert outcome.notes == ("a picture alone and among 1 others of other lengths: the same to the byte",)
+
+
+def test_exact_mode_that_is_not_exact_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = iter(range(100))
+    monkeypatch.setattr(exact_gpu, "_pixels", lambda data: bytes([next(pictures)]))
+    outcome = exact_gpu.price(BENCH, SIZES["SD 1.5"])
+    assert outcome.missing == {"14.exact": exact_gpu.BROKEN}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when inductor is imported
+def test_both_ways_to_compute_share_their_weights(tmp_path: Any) -> None:
+    size = SIZES["SDXL"]
+    size.write_and_identify(tmp_path / "model", "cpu")
+    stock = pipeline.load(tmp_path / "model", kind=size.kind)
+    compiled = pipeline.compiled(stock)
+    assert compiled.unet is not stock.unet
+    assert compiled.unet.conv_in.weight is stock.unet.conv_in.weight
+    assert compiled.vae is stock.vae
+
+
+def test_what_is_written_is_what_the_worker_serves(tmp_path: Any) -> None:
+    for name, size in SIZES.items():
+        size.write_and_identify(tmp_path / name, "cpu")
+        facts = identify(str(tmp_path / name), dtype=None, samplers=("dpmpp_2m",)).facts
+        assert (facts.family, facts.width) == ({"SD 1.5": "sd", "SDXL": "sdxl"}[name], size.side_px)
