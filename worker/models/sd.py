@@ -89,7 +89,7 @@ class StableDiffusion:
         """`timestep_cond` where the scale is an input.  # [1, width]"""
         if not self._guidance_width:
             return {}
-        return {"timestep_cond": waves(guidance_scale - 1.0, self._guidance_width).to(self.device)}
+        return {"timestep_cond": waves(guidance_scale - 1.0, self._guidance_width).to(self.device, self.dtype)}
 
     @torch.inference_mode()
     def encode_prompt(self, text: str | None) -> Conditioning:
