@@ -142,6 +142,25 @@ def test_a_family_draws_there_what_it_draws_on_the_cpu(placed: Placed, dtype: st
         assert psnr_db(there, here) >= least_db, asked
 
 
+def test_a_step_is_over_when_the_device_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call comes back from CUDA before it is made; what is told then, and timed, would not have happened yet."""
+    checkpoint = identify(str(write_tiny(tmp_path / "model")), dtype="float32", samplers=SAMPLERS)
+    happened: list[str] = []
+    with pretended_device() as device:
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: happened.append("waited"))
+        denoiser = Denoiser(lambda report: checkpoint.load(device, report))
+        denoiser.load(lambda share: None)
+        model = denoiser._model
+        called = model.predict
+        monkeypatch.setattr(model, "predict", lambda *inputs: happened.append("called") or called(*inputs))
+        for guidance_scale in (5.0, 1.0):
+            drawings = list(denoiser.open(job(guidance_scale=guidance_scale, num_images=2)))
+            assert happened == ["waited", "waited"]
+            denoiser.step(drawings)
+            assert happened[2:] == ["called", "waited"]
+            happened.clear()
+
+
 @pytest.mark.parametrize("family", ["sdxl, consistency", "flux"])
 def test_float16(tmp_path: Path, family: str) -> None:
     """Without inpainting, where the toys' latents are beyond it."""

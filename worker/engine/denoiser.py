@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from worker.engine import preview
@@ -88,7 +89,9 @@ class Denoiser:
     def open(self, params: JobParams) -> Iterator[LatentDrawing]:
         """One drawing an image, or a tile of it, as soon as it is made."""
         with mapped_errors():
-            yield from self._opening.open(params)
+            for drawing in self._opening.open(params):
+                _wait(self._model.device)
+                yield drawing
 
     @torch.inference_mode()
     def step(self, batch: Sequence[LatentDrawing]) -> None:
@@ -96,13 +99,13 @@ class Denoiser:
         with mapped_errors():
             device = self._model.device
             guided = [k for k, drawing in enumerate(batch) if drawing.negative is not None]
+            # All that comes from the host goes first, so that the device need not wait for it between two kernels.
+            chosen = torch.tensor(guided, device=device)
             table = torch.from_numpy(stack_tables([(one.plan, one.call) for one in batch])).to(device)
-            scale, timesteps = (
-                torch.from_numpy(np.array([getattr(one.plan, name)[one.call] for one in batch])).to(device)  # [n]
-                for name in ("input_scale", "timesteps")
-            )
+            scale, timesteps, guidance_scale = torch.from_numpy(_numbers(batch)).to(device)  # each [n]
             state = _stack_states(batch, table.shape[1])  # [n, slots, C, h, w]
-            noise = _draw_noise(batch)
+            drawn = _draw_noise(batch)
+            noise = None if drawn is None else drawn.to(device)
 
             rows = state[:, X] * scale[:, None, None, None]
             texts = [one.prompt for one in batch] + [one.negative for one in batch if one.negative is not None]
@@ -113,8 +116,8 @@ class Denoiser:
                 owners = [*range(len(batch)), *guided]
                 tensors |= stacked([one.controls for one in batch], [one.call for one in batch], owners, device)
             if guided:
-                rows = torch.cat([rows, rows[guided]])
-                timesteps = torch.cat([timesteps, timesteps[guided]])
+                rows = torch.cat([rows, rows[chosen]])
+                timesteps = torch.cat([timesteps, timesteps[chosen]])
             adapters = [one.adapters for one in (*batch, *(batch[k] for k in guided))]
             plain = not batch[0].controls and not any(one.adapters.loras for one in batch)
             output = self._call.predict(
@@ -124,11 +127,11 @@ class Denoiser:
             prediction = output[: len(batch)]
             if guided:
                 # Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022, with one scale a drawing.
-                scales = torch.tensor([batch[k].guidance_scale for k in guided], device=device)[:, None, None, None]
+                scales = guidance_scale[chosen, None, None, None]
                 negative = output[len(batch) :]
                 prediction = prediction.clone()
-                prediction[guided] = negative + scales * (prediction[guided] - negative)
-            following = advance(state, prediction, None if noise is None else noise.to(device), table)
+                prediction[chosen] = negative + scales * (prediction[chosen] - negative)
+            following = advance(state, prediction, noise, table)
 
             for drawing, its_state in zip(batch, following.unbind(), strict=True):
                 if drawing.kept is not None:
@@ -139,6 +142,7 @@ class Denoiser:
                 drawing.noise = None
                 drawing.step = int(drawing.plan.steps_done[drawing.call])
                 drawing.call += 1
+            _wait(device)
 
     @torch.inference_mode()
     def prepare(self) -> bool:
@@ -196,6 +200,20 @@ class Denoiser:
             scaled = (pixels[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1) * 255
             finished: Pixels = scaled.round().to(torch.uint8).cpu().numpy()
             return finished
+
+
+def _wait(device: torch.device) -> None:
+    """Until it has done what it was told to do: what is timed, and told, has happened then. The CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _numbers(batch: Sequence[LatentDrawing]) -> npt.NDArray[np.float32]:
+    """What every drawing's latent is multiplied by for the model, its timestep and its guidance scale.  # [3, n]"""
+    calls = [(one.plan.input_scale[one.call], one.plan.timesteps[one.call], one.guidance_scale) for one in batch]
+    return np.ascontiguousarray(np.array(calls, dtype=np.float32).T)
 
 
 def _stack_states(batch: Sequence[LatentDrawing], slots: int) -> torch.Tensor:
