@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tests.fakes import PATIENCE_S, Instant, make_params
 from worker.engine.encoding_pool import Sign
-from worker.engine.engine import STALL_S, Engine
+from worker.engine.engine import FIRST_CALL_S, STALL_S, Engine
 from worker.engine.judging import Judging
 from worker.engine.rows import RowLimit
 from worker.engine.runner import Runner
@@ -86,6 +86,7 @@ class Rig:
         welcome_share: float = 0.0,  # by the clock, which tests cannot foresee
         capacity: int = 1000,
         stall_s: float = STALL_S,
+        first_call_s: float = FIRST_CALL_S,
         sign: Sign | None = None,
         judging: Judging | None = None,
         start: bool = True,
@@ -107,6 +108,7 @@ class Rig:
             rows_under_way=rows_under_way,
             welcome_share=welcome_share,
             stall_s=stall_s,
+            first_call_s=first_call_s,
             sign=sign,
             judging=judging,
             on_ready=self.ready.set,

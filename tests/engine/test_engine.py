@@ -446,11 +446,23 @@ def test_stopping_a_device_that_hangs_gives_up_in_time(start: Start) -> None:
 
 
 def test_an_engine_without_a_sign_of_life_is_not_healthy(start: Start) -> None:
-    rig = start(runner := NeverEnds(), stall_s=0.05)
+    rig = start(runner := NeverEnds(), first_call_s=0.05)
     job = rig.post()
     runner.wait_for_calls(1)
     eventually(lambda: not rig.engine.snapshot().healthy)
     assert rig.engine.snapshot().state is EngineState.READY
+    runner.allow_all()
+    rig.wait_ended(job)
+
+
+def test_how_long_a_step_may_take_is_known_from_the_first_one_on(start: Start) -> None:
+    rig = start(runner := StepByStep(), stall_s=0.0)
+    job = rig.post(steps=2)
+    runner.wait_for_calls(1)
+    assert rig.engine.snapshot().healthy, "the first one has its time"
+    runner.allow(1)
+    runner.wait_for_calls(2)
+    eventually(lambda: not rig.engine.snapshot().healthy)
     runner.allow_all()
     rig.wait_ended(job)
 

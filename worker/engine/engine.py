@@ -35,6 +35,8 @@ IDLE_WAIT_S = 0.5
 STALL_S = 60.0
 STALL_STEPS = 20
 """Without a sign of life for so many seconds, and for so many usual steps, the engine counts as stuck."""
+FIRST_CALL_S = 600.0
+"""Until a step is done nobody knows what is usual; a few cores take minutes for one of SDXL at its own size."""
 
 
 class Engine(Generic[D]):
@@ -58,6 +60,7 @@ class Engine(Generic[D]):
         rows_under_way: int = ROWS_UNDER_WAY,
         welcome_share: float = SHARE,
         stall_s: float = STALL_S,
+        first_call_s: float = FIRST_CALL_S,
         keep_images: Callable[[str, Sequence[Image]], None] = lambda job_id, images: None,
         sign: Sign | None = None,
         judging: Judging | None = None,
@@ -80,6 +83,7 @@ class Engine(Generic[D]):
             judging=judging,
         )
         self._stall_s = stall_s
+        self._first_call_s = first_call_s
         self._on_ready = on_ready
         self._on_stop = on_stop
         self._state = EngineState.LOADING
@@ -144,8 +148,9 @@ class Engine(Generic[D]):
                 return True
             case _:
                 pace = self._core.pace
-                usual_step_s = pace.step_s(self._rows.usual) if pace else 0.0
-                patience_s = max(self._stall_s, STALL_STEPS * usual_step_s)
+                patience_s = self._first_call_s
+                if pace is not None:
+                    patience_s = max(self._stall_s, STALL_STEPS * pace.step_s(self._rows.usual))
                 return self._thread.is_alive() and time.monotonic() - self._core.alive_at < patience_s
 
     # What happens on the engine's thread.
