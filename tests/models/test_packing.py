@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from torch import nn
 
 from shared_worker.device import find_device
 from tests.models.layers import in_two_places, made
+from tests.models.tiny import write_tiny
 from worker.models.packing import PackedConv2d, PackedLinear, PackedPointwise, lay_out
 from worker.models.registry import identify
 
 X86 = ("x86_64", "AMD64")
+MAPS = Path("/proc/self/maps")
 
 pytestmark = pytest.mark.skipif(platform.machine() not in X86, reason="the kernels are those of x86 processors")
 
@@ -153,3 +156,11 @@ def test_a_model_on_the_cpu_is_packed_where_nothing_else_wants_its_weights(
     kinds = {PackedLinear, PackedConv2d, PackedPointwise}
     for part in (model._unet, model._vae._vae, model._text_encoder):  # type: ignore[attr-defined]
         assert bool(kinds & {type(layer) for layer in part.modules()}) is packed
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="only Linux tells what is mapped")
+def test_what_is_packed_does_not_stay_in_memory_as_it_was_read(tmp_path: Path) -> None:
+    checkpoint = identify(str(write_tiny(tmp_path / "model")), dtype="float32", samplers=("ddim",))
+    model = checkpoint.load(find_device("cpu"), lambda share: None)
+    assert model.dtype == torch.float32
+    assert str(tmp_path) not in MAPS.read_text(encoding="utf-8")

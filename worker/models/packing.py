@@ -12,6 +12,7 @@ calls took three times as long as with weights as they were read. There nothing 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Self, cast
 
@@ -104,6 +105,7 @@ def lay_out(module: Any, backend: str = CPU, *, packed: bool = True) -> Any:
     """
     if backend != CPU:
         return module
+    any_packed = False
     for layer in module.modules():
         if packed:
             merge(layer, _fold)
@@ -111,11 +113,21 @@ def lay_out(module: Any, backend: str = CPU, *, packed: bool = True) -> Any:
             continue
         if packed and _pays_packed(layer):
             _pack(layer)
+            any_packed = True
         elif packed and isinstance(layer, nn.Conv2d) and pays_unfolded(layer):
             unfold(layer)
         elif isinstance(layer, nn.Conv2d):
             layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if any_packed:
+        _leave_file(module)
     return module
+
+
+def _leave_file(module: nn.Module) -> None:
+    """Copy what is not packed: for as long as one tensor is as it was read, all of its file counts as memory in use."""
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        if not tensor.is_mkldnn:
+            tensor.data = tensor.data.clone()
 
 
 def _pays_packed(layer: nn.Linear | nn.Conv2d) -> bool:
