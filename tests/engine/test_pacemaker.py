@@ -18,7 +18,7 @@ def test_one_number_of_rows_says_nothing_of_others() -> None:
     maker = Pacemaker()
     for _ in range(5):
         maker.stepped(4, 0.2)
-    assert maker.pace(16) == Pace(16, pytest.approx(0.2), 0.0, 0.0)
+    assert maker.pace(16) == Pace(16, pytest.approx(0.2), 0.0, pytest.approx(0.2))
 
 
 def test_the_share_of_a_row_is_found_under_noise() -> None:
@@ -102,3 +102,17 @@ def test_decodings_are_averaged() -> None:
     pace = maker.pace(16)
     assert pace is not None
     assert pace.decode_s == pytest.approx(0.05)
+
+
+def test_a_decoding_is_thought_to_take_a_step_of_one_image_until_there_was_one() -> None:
+    maker = Pacemaker()
+    for rows in (2, 8):
+        for _ in range(3):
+            maker.stepped(rows, 0.1 + 0.05 * rows)
+    pace = maker.pace(8)
+    assert pace is not None
+    assert pace.decode_s == pytest.approx(0.2)
+    maker.decoded(0.03)
+    pace = maker.pace(8)
+    assert pace is not None
+    assert pace.decode_s == 0.03

@@ -12,6 +12,8 @@ REMEMBERED = 8.0
 """The least that a number of rows counts which was seen at all: a full worker still knows what small calls took."""
 COLD = 1e-3
 """What the first call of a size counts, until there is a second: libraries choose and prepare their kernels in it."""
+UNSEEN_DECODE_ROWS = 2
+"""Until there was a decoding: it is about as much work as a step of one image with guidance, in every family."""
 
 
 @dataclass(slots=True)
@@ -59,4 +61,5 @@ class Pacemaker:
             covariance += seen.weight * (rows - mean_rows) * (seen.mean_s - mean_s)
         # More rows never take less time, nor do none take less than none.
         row_s = min(max(covariance / variance, 0.0), mean_s / mean_rows) if variance else 0.0
-        return Pace(call_rows, mean_s - row_s * mean_rows, row_s, self._decode_s)
+        base_s = mean_s - row_s * mean_rows
+        return Pace(call_rows, base_s, row_s, self._decode_s or base_s + UNSEEN_DECODE_ROWS * row_s)
