@@ -422,6 +422,31 @@ def test_a_timed_call_has_the_rows_that_were_asked_for() -> None:
     assert model.rows[-1] == 6
 
 
+def test_a_call_that_would_take_long_is_not_made_to_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Formula()
+    sides: list[int] = []
+    called = model.predict
+
+    def predict(latents: torch.Tensor, *others: Any) -> torch.Tensor:
+        sides.append(latents.shape[-1])
+        return called(latents, *others)
+
+    monkeypatch.setattr(model, "predict", predict)
+    monkeypatch.setattr("worker.engine.denoiser.TOO_LONG_S", 0.0)
+    denoiser = loaded(model)
+    seconds, fitting = denoiser.time_call(2)
+    whole, small = model.latent_shape(model.facts.width, model.facts.height)[-1], sides[0]
+    assert small < whole
+    assert sides == [small, small], "once to find its kernels"
+    assert seconds > 0
+    assert fitting is None
+    monkeypatch.undo()
+    monkeypatch.setattr(model, "predict", predict)
+    denoiser.time_call(2)
+    denoiser.time_call(4)
+    assert sides == [small] * 4 + [whole] * 2, "once it is known not to take long, it is made"
+
+
 def test_a_timed_call_without_memory_says_so() -> None:
     denoiser = loaded(model := FailsOnce(torch.OutOfMemoryError("CUDA out of memory")))
     model.armed = True

@@ -29,6 +29,9 @@ from worker.jobs.params import JobParams
 if TYPE_CHECKING:
     from worker.models.base import Conditioning, Model
 
+TOO_LONG_S = 10.0
+"""A call that is only to be timed."""
+
 
 class Denoiser:
     """`load_model` makes the model; it is called once, on the engine's thread, with a progress callback.
@@ -62,6 +65,7 @@ class Denoiser:
         self._on_prompts_kept = on_prompts_kept
         self._before_timing = before_timing
         self._nothing: Conditioning | None = None
+        self._was_timed = False
 
     def load(self, report: Callable[[float], None]) -> None:
         """Load the model, and fit the preview map to its VAE."""
@@ -152,32 +156,51 @@ class Denoiser:
 
     @torch.inference_mode()
     def time_call(self, rows: int) -> tuple[float, int | None]:
-        """Of latents at random, with nothing asked for."""
+        """Of latents at random, with nothing asked for. One that is going to take long is not made at all, since a job
+        may come in the middle of it: what smaller pictures take says enough."""
         with mapped_errors():
-            facts, device = self._model.facts, self._model.device
-            latents = torch.randn((rows, *self._model.latent_shape(facts.width, facts.height))).to(device)
-            timesteps = torch.full((rows,), 500.0, device=device)
-            self._nothing = self._nothing or self._model.encode_prompt("")
-            seen = {**self._nothing.tensors, **self._frame_of_nothing()}
-            tensors = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in seen.items()}
+            self._before_timing()
+            facts = self._model.facts
+            if not self._was_timed:
+                expected_s = self._expected_s(rows)
+                if expected_s > TOO_LONG_S:
+                    return expected_s, None
+            self._was_timed = True
             took_s = 0.0
 
             def call() -> None:
                 nonlocal took_s
-                started = time.perf_counter()
-                self._model.predict(latents, timesteps, tensors)[0, 0, 0, 0].item()  # a value waits for the device
-                took_s = time.perf_counter() - started
+                took_s = self._seconds(rows, facts.width, facts.height)
 
-            self._before_timing()
             fitting = self._memory.rows_that_fit(rows, call)
             return took_s, fitting
 
-    def _frame_of_nothing(self) -> dict[str, torch.Tensor]:
-        """What a row of the model's own size has beside the text."""
+    def _expected_s(self, rows: int) -> float:
+        """What a call for pictures of a quarter of the sides takes, as often as it goes into them: hardly too much."""
         facts = self._model.facts
-        frame = dict(self._model.frame(facts.width, facts.height, facts.guidance_scale))
+        width, height = (max(1, side // 4 // facts.multiple) * facts.multiple for side in (facts.width, facts.height))
+        self._seconds(rows, width, height)  # finds its kernels
+        return self._seconds(rows, width, height) * (facts.width * facts.height) / (width * height)
+
+    def _seconds(self, rows: int, width_px: int, height_px: int) -> float:
+        """Of one call."""
+        device = self._model.device
+        latents = torch.randn((rows, *self._model.latent_shape(width_px, height_px))).to(device)
+        timesteps = torch.full((rows,), 500.0, device=device)
+        self._nothing = self._nothing or self._model.encode_prompt("")
+        seen = {**self._nothing.tensors, **self._frame_of_nothing(width_px, height_px)}
+        tensors = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in seen.items()}
+        _wait(device)
+        started = time.perf_counter()
+        self._model.predict(latents, timesteps, tensors)
+        _wait(device)
+        return time.perf_counter() - started
+
+    def _frame_of_nothing(self, width_px: int, height_px: int) -> dict[str, torch.Tensor]:
+        """What a row of that size has beside the text."""
+        frame = dict(self._model.frame(width_px, height_px, self._model.facts.guidance_scale))
         if self._model.takes_mask:
-            channels, *place = self._model.latent_shape(facts.width, facts.height)
+            channels, *place = self._model.latent_shape(width_px, height_px)
             frame["masked"] = torch.zeros((1, 1 + channels, *place), device=self._model.device)
         return frame
 
