@@ -152,17 +152,18 @@ def journal(settings: Settings, checkpoint: Checkpoint) -> Journal:
 def row_limit(settings: Settings, device: Device, checkpoint: Checkpoint) -> RowLimit:
     """What the operator said; else what an earlier start measured, or what the engine will."""
     facts = checkpoint.facts
+    native_pixels = facts.width * facts.height
     if settings.max_rows is not None:
-        return RowLimit(settings.max_rows)
+        return RowLimit(settings.max_rows, native_pixels=native_pixels)
     if settings.numerics == "exact":  # bytes must not depend on what was measured
-        return RowLimit(UNMEASURED_ROWS)
+        return RowLimit(UNMEASURED_ROWS, native_pixels=native_pixels)
     if device.backend == "mps":  # where large batches are known to go wrong
-        return RowLimit(MPS_ROWS)
+        return RowLimit(MPS_ROWS, native_pixels=native_pixels)
     kept = MeasuredRows(cache_file())
     torch_version = importlib.metadata.version("torch")
     key = f"{device.name}, {os.cpu_count()} processors; {checkpoint.fingerprint}, {facts.dtype}; torch {torch_version}"
     return RowLimit(
-        native_pixels=facts.width * facts.height,
+        native_pixels=native_pixels,
         known=kept.get(key),
         on_measured=functools.partial(kept.keep, key),
     )

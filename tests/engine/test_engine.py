@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -465,6 +467,19 @@ def test_how_long_a_step_may_take_is_known_from_the_first_one_on(start: Start) -
     eventually(lambda: not rig.engine.snapshot().healthy)
     runner.allow_all()
     rig.wait_ended(job)
+
+
+def test_larger_pictures_than_usual_have_more_time(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = start(runner := StepByStep(allowed=1), rows=RowLimit(2, native_pixels=64 * 64), stall_s=1.0)
+    rig.wait_ended(rig.post(steps=1))
+    for number, (side, healthy) in enumerate(((64, False), (1280, True)), start=2):
+        job = rig.post(steps=1, width=side, height=side)
+        runner.wait_for_calls(number)
+        with monkeypatch.context() as patch:
+            patch.setattr("worker.engine.engine.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 10))
+            assert rig.engine.snapshot().healthy is healthy
+        runner.allow(1)
+        rig.wait_ended(job)
 
 
 def test_an_idle_engine_stays_healthy(start: Start) -> None:

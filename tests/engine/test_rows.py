@@ -122,6 +122,14 @@ def test_a_call_of_larger_pictures_is_full_with_fewer_rows() -> None:
     assert [limit.of("any", pixels) for pixels in (25, 100, 400, 10_000)] == [64, 16, 4, 2]
 
 
+def test_a_call_takes_longer_than_usual_with_larger_pictures_and_not_with_smaller_ones() -> None:
+    limit = RowLimit(native_pixels=100, known=16)
+    assert [limit.times_usual(rows, pixels) for rows, pixels in ((16, 100), (64, 25), (2, 25))] == [1, 1, 1]
+    assert limit.times_usual(4, 400) == 4 / 16 * 4**2
+    assert RowLimit(4, native_pixels=100).times_usual(4, 400) == 4**2
+    assert RowLimit(4).times_usual(4, 400) == 1, "where nobody knows what is large"
+
+
 def test_the_operators_word_holds_for_every_size_and_is_never_measured() -> None:
     limit = RowLimit(6)
     assert limit.wanted is None

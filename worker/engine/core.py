@@ -16,7 +16,7 @@ from worker.engine.fitting import Fitting
 from worker.engine.meter import Meter
 from worker.engine.outbox import Outbox
 from worker.engine.pacemaker import Pacemaker
-from worker.engine.rows import RowLimit
+from worker.engine.rows import LEAST_ROWS, RowLimit
 from worker.engine.run import JobRun
 from worker.engine.runner import D, DeviceLost, Runner
 from worker.errors import OutOfMemory
@@ -58,6 +58,7 @@ class EngineCore(Generic[D]):
         """Nothing is taken up any more, and nothing measured."""
         self.pace: Pace | None = None
         self.alive_at = time.monotonic()
+        self.times_usual = 1.0
         self._queue = queue
         self._outbox = outbox
         self._encoders = encoders
@@ -147,7 +148,8 @@ class EngineCore(Generic[D]):
 
     def _open_on(self, run: JobRun[D]) -> JobRun[D] | None:
         """Make drawings of it, for as long as a step takes where others wait; the run, if there are more to make."""
-        pace = self.pace
+        pace, params = self.pace, run.work.params
+        self.times_usual = self._rows.times_usual(LEAST_ROWS, params.width * params.height)
         try:
             opened = run.open_on(self.runner.open, pace.step_s(pace.call_rows) if pace else 0.0)
         except DeviceLost:
@@ -165,6 +167,7 @@ class EngineCore(Generic[D]):
 
     def _step(self, batch: list[D]) -> None:
         """Step together; on an error in halves, until the guilty one stands alone and its job fails alone."""
+        self.times_usual = self._rows.times_usual(sum(drawing.rows for drawing in batch), batch[0].pixels)
         started = time.monotonic()
         try:
             self.runner.step(batch)
@@ -248,6 +251,7 @@ class EngineCore(Generic[D]):
     def _decode(self, run: JobRun[D], drawing: D) -> None:
         if run.timings.denoise_s is None and run.remaining_image_steps == 0:
             run.denoised()
+        self.times_usual = self._rows.times_usual(LEAST_ROWS, drawing.pixels)
         started = time.monotonic()
         try:
             pixels = self.runner.finish(drawing)

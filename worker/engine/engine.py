@@ -34,7 +34,8 @@ ROWS_UNDER_WAY = 32
 IDLE_WAIT_S = 0.5
 STALL_S = 60.0
 STALL_STEPS = 20
-"""Without a sign of life for so many seconds, and for so many usual steps, the engine counts as stuck."""
+"""Without a sign of life for so many seconds, and for so many usual steps, the engine counts as stuck; for longer,
+where what it does is larger than usual."""
 FIRST_CALL_S = 600.0
 """Until a step is done nobody knows what is usual; a few cores take minutes for one of SDXL at its own size."""
 
@@ -150,7 +151,8 @@ class Engine(Generic[D]):
                 pace = self._core.pace
                 patience_s = self._first_call_s
                 if pace is not None:
-                    patience_s = max(self._stall_s, STALL_STEPS * pace.step_s(self._rows.usual))
+                    usual_step_s = pace.step_s(self._rows.usual)
+                    patience_s = max(self._stall_s, STALL_STEPS * usual_step_s * self._core.times_usual)
                 return self._thread.is_alive() and time.monotonic() - self._core.alive_at < patience_s
 
     # What happens on the engine's thread.

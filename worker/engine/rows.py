@@ -31,7 +31,8 @@ STILL_RISING = 1.03
 class RowLimit:
     """`fixed` is the operator's word. Otherwise rows are measured; until then it is what was `known` at the start.
 
-    What is measured holds for pictures of `native_pixels`; a call of larger pictures is full with fewer rows.
+    What is measured holds for pictures of `native_pixels`, the model's own size where that is known; a call of larger
+    pictures is full with fewer rows.
     `on_measured` hears of it when it is known, and when it is known better. `clock` counts seconds.
     """
 
@@ -39,7 +40,7 @@ class RowLimit:
         self,
         fixed: int | None = None,
         *,
-        native_pixels: int = 1,
+        native_pixels: int | None = None,
         known: int | None = None,
         on_measured: Callable[[int], None] = lambda rows: None,
         clock: Callable[[], float] = time.monotonic,
@@ -63,8 +64,15 @@ class RowLimit:
 
     def of(self, key: Hashable, pixels: int) -> int:
         """Rows in a call of drawings of this key, each row of `pixels`."""
-        rows = self.usual if self._fixed else max(LEAST_ROWS, self.usual * self._native_pixels // pixels)
+        rows = self.usual
+        if self._fixed is None and self._native_pixels is not None:
+            rows = max(LEAST_ROWS, rows * self._native_pixels // pixels)
         return min(rows, self._fitting.get(key, rows))
+
+    def times_usual(self, rows: int, pixels: int) -> float:
+        """How many times as long as a usual call one over so many rows of `pixels` takes at most: attention grows with
+        their square. Not less than 1."""
+        return max(1.0, rows / self.usual * (pixels / (self._native_pixels or pixels)) ** 2)
 
     def overflowed(self, key: Hashable, fitting: int) -> None:
         """A call ran out of memory; from now on there are at most `fitting` rows in one of that key."""
