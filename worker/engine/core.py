@@ -59,6 +59,7 @@ class EngineCore(Generic[D]):
         self.pace: Pace | None = None
         self.alive_at = time.monotonic()
         self.times_usual = 1.0
+        """How many times as long as a usual step what goes on at the moment may take."""
         self._queue = queue
         self._outbox = outbox
         self._encoders = encoders
