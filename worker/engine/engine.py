@@ -37,7 +37,7 @@ STALL_STEPS = 20
 """Without a sign of life for so many seconds, and for so many usual steps, the engine counts as stuck; for longer,
 where what it does is larger than usual."""
 FIRST_CALL_S = 600.0
-"""Until a step is done nobody knows what is usual; a few cores take minutes for one of SDXL at its own size."""
+"""Until a step is done nobody knows what is usual; a few cores can take minutes for one of a large model."""
 
 
 class Engine(Generic[D]):
