@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,10 @@ class Size:
     def image_tflop(self) -> float:
         """Of a picture with guidance."""
         return self.steps * 2 * self.row_tflop + self.decode_tflop
+
+    def quick(self, widths: Widths) -> Size:
+        """For a run that only shows that it runs."""
+        return replace(self, widths=widths, side_px=128, clients=2, rounds=1, steps=4, matrix_side=512)
 
     def jobs(self) -> Iterator[Job]:
         """Without end."""

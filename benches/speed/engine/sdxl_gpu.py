@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from diffusers import StableDiffusionXLPipeline
 
 from benches.speed.bench import Bench
@@ -22,7 +20,7 @@ WHOLE = Size(
     decode_tflop=10.5,
     rounds=3,
 )
-QUICK = replace(WHOLE, widths=TOY_XL, clients=2, rounds=1, steps=4, side_px=128, matrix_side=512)
+QUICK = WHOLE.quick(TOY_XL)
 
 
 def measure(bench: Bench) -> Outcome:
