@@ -59,7 +59,7 @@ class Parts:
     engine: Engine[Any]
     service: JobService
     server: Server
-    failures: list[Exception] = field(default_factory=list)
+    failures: list[BaseException] = field(default_factory=list)
 
 
 async def serve(
@@ -89,13 +89,13 @@ async def serve(
     journal = journal or NoJournal()
     metrics = Metrics()
     metrics.watch(lambda: max_rows, lambda: (1000, None))
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
 
     def on_events(events: Sequence[tuple[str, Event]]) -> None:
         with contextlib.suppress(RuntimeError):  # an engine that hung may come back when the loop is closed
             loop.call_soon_threadsafe(service.receive, events)
 
-    def on_stop(reason: Exception | None) -> None:
+    def on_stop(reason: BaseException | None) -> None:
         if reason is not None:
             failures.append(reason)
 
@@ -151,13 +151,12 @@ async def serve(
         Tokens(tokens),
         5.0,
         ping_s,
-        stall_s,
         metrics_auth=metrics_auth,
         cors_origins=cors_origins,
         tracer_provider=None if tracing is None else tracing.provider,
         sdapi=sdapi,
     )
-    server = make_server(app, drain, service.hurry, receive_s)
+    server = make_server(app, drain, service.hurry, receive_s, stall_s)
     service.restore(facts.id)
     engine.start()
     on_built(Parts(engine, service, server, failures))

@@ -34,7 +34,6 @@ def create_app(
     tokens: Tokens,
     stream_grace_s: float,
     ping_s: float = stream.PING_S,
-    stall_s: float = stream.STALL_S,
     metrics_auth: bool = False,
     cors_origins: Sequence[str] = (),
     sdapi: bool = False,
@@ -53,7 +52,7 @@ def create_app(
     )
     problems.install(app)
     app.include_router(jobs.router(service, facts))
-    times = StreamTimes(stream_grace_s, ping_s, stall_s)
+    times = StreamTimes(stream_grace_s, ping_s)
     app.include_router(stream.router(service, metrics, times))
     app.include_router(images.router(service))
     app.include_router(openai.router(service, facts, metrics, times))

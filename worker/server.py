@@ -21,18 +21,24 @@ KEEP_ALIVE_S = 75
 CLOSE_S = 2
 RECEIVE_S = 10.0
 """For a request's head to arrive whole, and for each next piece of its body; uvicorn itself would wait for ever."""
+STALL_S = 10.0
+"""For a peer to read anything of what waits for it; uvicorn itself would wait for ever."""
+UNSENT_BYTES = 131_072
+"""As many the system keeps of what a peer has no room for."""
 BODY_TIMES = 6
 """So many times as long the whole may take, however its pieces drip in."""
 
 
 class Connection(H11Protocol):
-    """A connection that half a request ends, with three things for the application in `scope["state"]`: `cut` ends it
-    at once, where closing it would wait until the peer has read what was sent; `closing` tells that it is about to end;
-    `write` continues a streamed body."""
+    """A connection that half a request ends, or a peer that reads nothing of what it is sent, however slowly it may
+    read; with two things for the application in `scope["state"]`: `closing` tells that it is about to end, `write`
+    continues a streamed body."""
 
     receive_s = RECEIVE_S
+    stall_s = STALL_S
     _begun_at: float | None = None
     _deadline: asyncio.TimerHandle | None = None
+    _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take along what the application may do with it.
@@ -41,10 +47,12 @@ class Connection(H11Protocol):
         not; a head and a body, or two events, would then lie 40 ms apart (RFC 896 against RFC 1122, 4.2.3.2).
         """
         super().connection_made(transport)
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # else the system takes megabytes before it tells of a slow peer again
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         self.app_state = {
             **self.app_state,
-            "cut": transport.abort,
             "closing": transport.is_closing,
             "write": self.write,
         }
@@ -68,9 +76,39 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is awaited any more."""
-        if self._deadline is not None:
-            self._deadline.cancel()
+        for timer in (self._deadline, self._patience):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The peer takes less than it is sent: it must not stop altogether."""
+        super().pause_writing()
+        self._watch_peer()
+
+    def resume_writing(self) -> None:
+        """The peer took it."""
+        super().resume_writing()
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closing waits until the peer has read what was sent, which it must go on with."""
+        super().timeout_keep_alive_handler()
+        self._watch_peer()
+
+    def _watch_peer(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        waiting = self.transport.get_write_buffer_size()
+        self._patience = self.loop.call_later(self.stall_s, self._cut_if_stalled, waiting)
+
+    def _cut_if_stalled(self, waited: int) -> None:
+        """`waited` bytes that were to be sent then."""
+        if self.transport.get_write_buffer_size() < waited:
+            self._watch_peer()
+        else:
+            self.transport.abort()
 
     def _watch(self) -> None:
         if self._deadline is not None:
@@ -134,12 +172,16 @@ class Server(uvicorn.Server):
 
 
 def make_server(
-    app: ASGIApp, drain: Callable[[], Awaitable[None]], hurry: Callable[[], None], receive_s: float = RECEIVE_S
+    app: ASGIApp,
+    drain: Callable[[], Awaitable[None]],
+    hurry: Callable[[], None],
+    receive_s: float = RECEIVE_S,
+    stall_s: float = STALL_S,
 ) -> Server:
     """h11 bounds headers; access lines are left to the proxy in front."""
     config = uvicorn.Config(
         app,
-        http=type("Connection", (Connection,), {"receive_s": receive_s}),
+        http=type("Connection", (Connection,), {"receive_s": receive_s, "stall_s": stall_s}),
         ws="none",
         lifespan="off",
         access_log=False,

@@ -215,6 +215,17 @@ def test_every_fault_is_reported_at_once() -> None:
     assert set(faults_of(body)) == set(body) - {"preview", "output"} | nested
 
 
+def test_a_fault_hides_none_inside_other_fields() -> None:
+    body = {
+        "prompt": "",
+        "loras": [{"name": "nobody knows it"}],
+        "controls": [{"name": "nor this", "image": "!"}],
+        "upscale": {"upscaler": "nor that"},
+    }
+    assert {"prompt", "loras.0.name", "controls.0.name", "controls.0.image"} <= set(faults_of(body))
+    assert any(field.startswith("upscale") for field in faults_of(body))
+
+
 def test_a_model_without_guidance_takes_none() -> None:
     facts = replace(FACTS, guidance=Guidance.NONE, guidance_scale=0.0)
     body = {"prompt": "x", "guidance_scale": 1.1}
@@ -330,6 +341,13 @@ def test_a_body_without_pictures_may_hold_less(instant: ServedWorker) -> None:
     assert (refused.status_code, refused.json()["code"]) == (413, "body_too_large")
     with_picture = post_raw(instant, b'{"prompt": "x", "image": ""}' + b" " * room)
     assert with_picture.status_code == 422, "it is looked at, and refused for what it asks"
+
+
+def test_texts_may_be_as_long_as_they_may_be_however_they_are_written(instant: ServedWorker) -> None:
+    text = "\N{GRINNING FACE}" * LIMITS.prompt_characters
+    labels = {f"{number}" * 20: "\N{GRINNING FACE}" * LIMITS.label_characters for number in range(LIMITS.max_labels)}
+    body = json.dumps({"prompt": text, "negative_prompt": text, "labels": labels})  # all of it escaped
+    assert post_raw(instant, body.encode()).status_code == 202
 
 
 def test_a_body_that_declares_too_much_is_refused(instant: ServedWorker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -20,6 +21,7 @@ from tests.fakes import (
     Paced,
     StepByStep,
     Warns,
+    make_params,
 )
 from tests.serving import PROMPT, WAIT_S, ServedWorker, smaller
 from worker import errors
@@ -412,6 +414,19 @@ def test_the_same_key_with_another_body_is_refused(instant: ServedWorker) -> Non
     assert instant.try_post(headers=key).status_code == 202
     response = instant.try_post(headers=key, steps=3)
     assert (response.status_code, response.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def test_a_repeat_is_not_judged_again(serve: Serve) -> None:
+    """A worker that came back may have another model, and the other body need not be one at all."""
+    worker = serve()
+    key = {"Idempotency-Key": "k", "Content-Type": "application/json"}
+    body = b'{"prompt": "x", "model": "of an earlier start"}'
+    known, _ = worker.on_loop(lambda: worker.service.submit(make_params(), "k", hashlib.sha256(body).digest()))
+    again = worker.client.post("/v1/jobs", content=body, headers=key)
+    assert (again.status_code, again.json()["job_id"]) == (200, known.id)
+    for other in (b'{"prompt": "x", "model": "another"}', b"no JSON"):
+        response = worker.client.post("/v1/jobs", content=other, headers=key)
+        assert (response.status_code, response.json()["code"]) == (422, "idempotency_key_reused")
 
 
 def test_a_known_key_is_answered_when_the_queue_is_full(serve: Serve) -> None:

@@ -70,7 +70,13 @@ def faults(limits: Any = LIMITS, facts: Any = MANY, **fields: object) -> dict[st
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
-@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,", "data:image/svg+xml;base64,"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("", "data:image/png;base64,", "data:image/svg+xml;base64,", "data:;base64,"),
+        *("data:application/octet-stream;base64,", "DATA:image/png;charset=utf-8;base64,"),
+    ],
+)
 def test_a_picture_is_kept_as_it_came(form: str, prefix: str) -> None:
     data = encoded(72, 64, form)
     asked = parse(task="image-to-image", image=prefix + text(data))
@@ -195,7 +201,7 @@ def test_what_would_become_too_large_is_refused_by_its_header() -> None:
 
 
 def test_a_body_with_a_picture_may_be_larger() -> None:
-    noise = text(Image.effect_noise((300, 300), 90).tobytes())
+    noise = text(Image.effect_noise((400, 400), 90).tobytes())
     with pytest.raises(BodyTooLarge):
         parse(labels={"a": noise})
     assert "image" in faults(image=noise)

@@ -9,6 +9,8 @@ import logging
 import re
 import socket
 import struct
+import threading
+import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 
@@ -20,6 +22,7 @@ from tests.conftest import eventually
 from tests.fakes import DrawsNoise, FailsToOpen, LosesDevice, NeverEnds, StepByStep
 from tests.serving import WAIT_S, ServedWorker, SseEvent, events_of
 from worker.api import stream
+from worker.server import STALL_S
 
 Serve = Callable[..., ServedWorker]
 
@@ -264,6 +267,17 @@ def test_an_id_that_no_event_can_have_is_refused(instant: ServedWorker, last: st
     assert instant.client.get(f"/v1/jobs/{job_id}/stream", params={"last_event_id": last}).status_code == 422
 
 
+def test_a_reader_ahead_of_a_job_that_goes_on_sees_its_end(serve: Serve) -> None:
+    """As after a disk that had lost what was told."""
+    worker = serve(StepByStep())
+    job_id = worker.post()["job_id"]
+    worker.runner.wait_for_calls(1)
+    with reading(worker, job_id, last_event_id="99") as events:
+        worker.runner.allow_all()
+        assert [event.name for event in events][-1] == "completed"
+    assert worker.client.get(f"/v1/jobs/{job_id}/stream?last_event_id=99").status_code == 204
+
+
 def test_many_readers_see_the_same(serve: Serve) -> None:
     worker = serve(StepByStep())
     job_id = worker.post(steps=5)["job_id"]
@@ -323,6 +337,16 @@ def test_a_waiting_job_is_cancelled_when_its_reader_leaves(serve: Serve) -> None
     assert worker.stream(job_id)[-1].data["reason"] == "disconnected"
 
 
+def test_a_reader_that_is_gone_before_the_first_byte_has_left_too(serve: Serve) -> None:
+    worker = serve(NeverEnds(), max_rows=2)
+    worker.post()
+    job_id = worker.post(on_disconnect="cancel")["job_id"]
+    with socket.create_connection(("127.0.0.1", worker.port)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset at once
+        connection.sendall(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    eventually(lambda: worker.job(job_id)["status"] == "cancelled")
+
+
 def test_reading_to_the_end_is_not_leaving(serve: Serve) -> None:
     worker = serve()
     job = worker.finish(on_disconnect="cancel")
@@ -369,7 +393,7 @@ def test_readers_that_are_gone_before_the_first_event_make_no_noise(
 
 
 def test_a_reader_that_does_not_read_is_cut_and_may_come_back(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    worker = serve(DrawsNoise(), stall_s=0.2)
+    worker = serve(DrawsNoise(), stall_s=1.0)
     job_id = worker.post(num_images=2, width=1024, height=1024, output={"inline": True})["job_id"]
     eventually(lambda: worker.job(job_id)["status"] == "completed")
     with socket.socket() as stalled:
@@ -384,6 +408,36 @@ def test_a_reader_that_does_not_read_is_cut_and_may_come_back(serve: Serve, capl
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+def test_a_reader_that_is_slow_and_steady_is_not_cut(serve: Serve) -> None:
+    worker = serve(DrawsNoise(), stall_s=0.5)
+    job_id = worker.post(num_images=2, width=1024, height=1024, output={"inline": True})["job_id"]
+    eventually(lambda: worker.job(job_id)["status"] == "completed")
+    never = threading.Event()
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        slow.settimeout(WAIT_S)
+        slow.connect(("127.0.0.1", worker.port))
+        slow.sendall(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        read, began = b"", time.monotonic()
+        while piece := slow.recv(65536):
+            read += piece
+            if time.monotonic() - began < 2.0:  # four times as long as it may stand still
+                never.wait(0.1)
+    assert read[-5:] == b"0\r\n\r\n", "it ended, and did not break off"
+    assert b"\nevent: completed\n" in read
+
+
+def test_whoever_does_not_read_a_picture_is_cut_too(serve: Serve) -> None:
+    worker = serve(DrawsNoise(), stall_s=0.2)
+    job = worker.finish(num_images=1, width=1024, height=1024)
+    with socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(("127.0.0.1", worker.port))
+        stalled.sendall(f"GET {job['images'][0]['url']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        eventually(lambda: worker.connections() == 2)
+        eventually(lambda: worker.connections() == 1)  # our own, by which we ask
+
+
 def test_a_comment_keeps_a_silent_stream_alive(serve: Serve) -> None:
     worker = serve(NeverEnds(), ping_s=0.05)
     with worker.client.stream("GET", worker.post()["sse_url"]) as response:
@@ -393,4 +447,4 @@ def test_a_comment_keeps_a_silent_stream_alive(serve: Serve) -> None:
 
 
 def test_the_usual_times_are_those_of_the_contract() -> None:
-    assert (stream.PING_S, stream.STALL_S) == (15, 10)
+    assert (stream.PING_S, STALL_S) == (15, 10)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.client.between import Answers, CutsWhenTold, LosesFirstAnswer, event, standing, stream_of
@@ -14,6 +15,7 @@ from tests.process import WorkerProcess
 from tests.serving import ServedWorker, smaller
 from worker.client import BadAnswer, Client, Completed, Event, Progress, Queued, Refused, Started, Unreachable
 from worker.client.patience import LONGEST_S, Patience
+from worker.client.protocol import Following
 
 Serve = Callable[..., ServedWorker]
 PROMPT = "a red circle"
@@ -214,3 +216,17 @@ def test_patience_grows_and_ends() -> None:
     assert (patience.wait_s() or 0.0) <= 0.25
     assert patience.wait_s(61.0) is None
     assert 30.0 <= (patience.wait_s(30.0) or 0.0) <= 37.5
+
+
+def test_a_stream_that_only_keeps_alive_is_a_sign_of_life() -> None:
+    now = [0.0]
+    following = Following(httpx.URL("http://worker"), 0, 60.0)
+    following._patience = Patience(60.0, now=lambda: now[0])
+    following.wait_s()
+    now[0] = 50.0
+    assert following.feed(b": ping\n\n") == []
+    now[0] = 100.0
+    following.wait_s()
+    now[0] = 161.0
+    with pytest.raises(Unreachable):
+        following.wait_s()

@@ -293,6 +293,16 @@ class TestDrain:
             await draining
         assert job.log.last_id == 3
 
+    async def test_the_first_reason_is_told_where_the_engine_never_answers(
+        self, service: JobService, engine: Scripted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("worker.jobs.service.UNRESPONSIVE_S", 0.01)
+        asked, other = start(service, engine), start(service, engine)
+        service.cancel(asked.id)
+        await service.drain(0.01)
+        assert (await events(asked))[-1] == Cancelled(CancelReason.REQUESTED)
+        assert (await events(other))[-1] == SHUTDOWN
+
     async def test_hurry_cuts_the_budget_and_then_the_engine_short(self, service: JobService, engine: Scripted) -> None:
         job = start(service, engine)
         draining = asyncio.create_task(service.drain(3600))
@@ -401,6 +411,28 @@ class TestJournal:
         service.cancel(job.id)
         assert job.status is Status.CANCELLED
         assert journal.written[-1] == (job.id, job_ending(job))
+
+    async def test_nor_is_one_of_a_waiting_job_while_others_finish(
+        self, service: JobService, engine: Scripted, journal: KeepsInMind
+    ) -> None:
+        start(service, engine)
+        waiting = submit(service)
+        draining = asyncio.create_task(service.drain(3600))
+        await engine.drained.wait()
+        service.cancel(waiting.id)
+        assert waiting.status is Status.CANCELLED
+        assert journal.written[-1] == (waiting.id, job_ending(waiting))
+        service.hurry()
+        await asyncio.wait_for(draining, WAIT_S)
+
+    async def test_nor_one_that_the_engine_has_not_come_to(
+        self, service: JobService, engine: Scripted, journal: KeepsInMind
+    ) -> None:
+        cancelled, goes_on = start(service, engine), start(service, engine)
+        service.cancel(cancelled.id)
+        await service.drain(0.01)
+        assert (cancelled.status, goes_on.status) == (Status.CANCELLED, Status.QUEUED)
+        assert (cancelled.id, Cancelled(CancelReason.REQUESTED)) in journal.written
 
     async def test_an_engine_that_never_came_up_ends_no_waiting_job(
         self, service: JobService, engine: Scripted

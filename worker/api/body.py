@@ -42,8 +42,6 @@ Parsed = TypeVar("Parsed")
 
 RANDOM_SEEDS = 2**32
 PICTURE_FIELDS = (b'"image"', b'"mask"', b'"controls"')
-NESTED = frozenset({"preview", "output", "loras", "controls", "upscale"})
-"""Fields that are objects: not looked at further where anything of a body is not of its type."""
 MAX_FIELDS = 200
 MAX_QUOTES_AND_COMMAS = 20_000
 """More than the longest texts can hold. A body of a million fields, each a fault, would hold up the event loop for a
@@ -71,17 +69,13 @@ async def read_body(request: Request, limits: Limits, media_type: str = "applica
     return bytes(body)
 
 
-async def parse_beside(body: bytes, facts: ModelFacts, limits: Limits) -> tuple[JobParams, bytes]:
-    """As `parse_job`, and the body's digest; a large body is worked on beside the event loop."""
-
-    def parse() -> tuple[JobParams, bytes]:
-        return parse_job(body, facts, limits), hashlib.sha256(body).digest()
-
-    return await beside(body, limits, parse)
+async def digest_of(body: bytes, limits: Limits) -> bytes:
+    """What a body is told from others by."""
+    return await beside(body, limits, lambda: hashlib.sha256(body).digest())
 
 
 async def beside(body: bytes, limits: Limits, parse: Callable[[], Parsed]) -> Parsed:
-    """What `parse` makes of a body, on another thread if that is large."""
+    """What `parse` makes of a body, beside the event loop if that is large."""
     return parse() if len(body) <= limits.text_body_bytes else await asyncio.to_thread(parse)
 
 
@@ -115,8 +109,9 @@ def parse_job(body: bytes, facts: ModelFacts, limits: Limits) -> JobParams:
     except ValidationError as invalid:
         faults = field_faults(invalid)
         # What is wrong with one field shall not hide what is wrong with another.
-        faulty = {fault.field.partition(".")[0] for fault in faults} | NESTED
-        asked = JobRequest.model_construct(**{name: field for name, field in fields.items() if name not in faulty})
+        faulty = {fault.field.partition(".")[0] for fault in faults}
+        sound = {name: fields[name] for name in JobRequest.model_fields if name in fields and name not in faulty}
+        asked = JobRequest.model_validate({"prompt": "?"} | sound)
     else:
         if asked.model is not None and asked.model != facts.id:
             raise ModelMismatch

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from worker.api.body import parse_beside, read_body
+from worker.api.body import beside, digest_of, parse_job, read_body
 from worker.api.document import JOB, JOB_EXAMPLES, JOBS, REFUSED, header, json_content, one_of, query
 from worker.api.request import JobRequest, openapi_body
 from worker.api.trace import read_trace
@@ -43,9 +43,13 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         if key is not None and not 1 <= len(key) <= MAX_KEY_CHARACTERS:
             raise InvalidRequest(FieldFault("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters"))
         body = await read_body(request, service.limits)
-        params, digest = await parse_beside(body, facts, service.limits)
+        digest = await digest_of(body, service.limits)
         trace_id, passed_on = read_trace(request)
-        job, is_new = service.submit(params, key, digest, trace_id)
+        # A repeat is not judged once more: a worker that came back may have another model by now.
+        job, is_new = service.store.by_key(key, digest) if key is not None else None, False
+        if job is None:
+            params = await beside(body, service.limits, lambda: parse_job(body, facts, service.limits))
+            job, is_new = service.submit(params, key, digest, trace_id)
         return JSONResponse(
             job_json(job, None if is_new else service.positions.of(job)),  # a new one has just been told
             status_code=202 if is_new else 200,

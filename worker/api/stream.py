@@ -21,7 +21,6 @@ from worker.jobs.service import JobService
 from worker.metrics import Metrics
 
 PING_S = 15
-STALL_S = 10
 COME_BACK = b": the job goes on when the worker is back\nretry: 2000\n\n"
 """What the reader of a job that outlives the process is told at its end."""
 MAX_ID_DIGITS = 18
@@ -32,12 +31,11 @@ LINE_END = "\n"
 class StreamTimes:
     """`grace_s`: how long streams may go on after the server was told to exit, so that they get their ending.
 
-    A comment goes out every `ping_s`; a reader that reads nothing for `stall_s` is cut.
+    A comment goes out every `ping_s`.
     """
 
     grace_s: float
     ping_s: float = PING_S
-    stall_s: float = STALL_S
 
 
 def router(service: JobService, metrics: Metrics, times: StreamTimes) -> APIRouter:
@@ -62,19 +60,25 @@ def router(service: JobService, metrics: Metrics, times: StreamTimes) -> APIRout
         after = _last_event_id(request)
         if job.log.ended and after >= job.log.last_id:
             return Response(status_code=204)
-        return EventStream(_events(service, job, after, metrics, _writer(request)), times)
+        # Ahead of a log that goes on, since a disk lost what was told: what is still to come shall come.
+        events = _events(job, min(after, job.log.last_id), _writer(request))
+        return EventStream(events, service, job, metrics, times)
 
     return routes
 
 
 class EventStream(EventSourceResponse):
-    """Server-Sent Events, already as bytes. Cuts off a reader that reads nothing for `stall_s`.
+    """A job's Server-Sent Events, already as bytes, for one reader; the last one that leaves may take the job along."""
 
-    The library's own `send_timeout` leaves the last message unbounded, and then closes the connection politely,
-    which waits for the reader again.
-    """
-
-    def __init__(self, events: AsyncIterator[bytes], times: StreamTimes, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        service: JobService,
+        job: Job,
+        metrics: Metrics,
+        times: StreamTimes,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(
             events,
             headers=headers,
@@ -83,26 +87,27 @@ class EventStream(EventSourceResponse):
             shutdown_event=anyio.Event(),
             shutdown_grace_period=times.grace_s,
         )
-        self._stall_s = times.stall_s
+        self._service = service
+        self._job = job
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """As ASGI has it; counted here and not in the events, which never begin for a client that is gone at once."""
 
-        async def send_or_cut(message: Message) -> None:
+        async def send_while_open(message: Message) -> None:
             if scope["state"]["closing"]():  # let the server notice, which then takes no more
                 await checkpoint()
-            with anyio.move_on_after(self._stall_s) as patience:
-                await send(message)
-            if patience.cancelled_caught:
-                scope["state"]["cut"]()
+            await send(message)
 
-        await super().__call__(scope, receive, send_or_cut)
+        self._metrics.streams.inc()
+        try:
+            await super().__call__(scope, receive, send_while_open)
+        finally:
+            self._metrics.streams.dec()
+            self._service.reader_left(self._job)
 
 
-async def _events(
-    service: JobService, job: Job, after: int, metrics: Metrics, write: Callable[[bytes], bool]
-) -> AsyncIterator[bytes]:
-    metrics.streams.inc()
+async def _events(job: Job, after: int, write: Callable[[bytes], bool]) -> AsyncIterator[bytes]:
     batches = job.log.batches(after, lambda batch: write(_frames(job, batch)))
     try:
         async for batch in batches:
@@ -111,8 +116,6 @@ async def _events(
             yield COME_BACK
     finally:
         await batches.aclose()
-        metrics.streams.dec()
-        service.reader_left(job)
 
 
 def _frames(job: Job, batch: Sequence[Entry]) -> bytes:

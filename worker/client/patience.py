@@ -28,6 +28,10 @@ class Patience:
         """There was a sign of life."""
         self._away_since, self._tries = None, 0
 
+    def heard(self) -> None:
+        """There was a sign of life, but nothing that is new: the next waits are no shorter for it."""
+        self._away_since = None
+
     def wait_s(self, asked_s: float | None = None) -> float | None:
         """Seconds until the next try; None if that would be too late."""
         now = self._now()

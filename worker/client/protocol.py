@@ -173,6 +173,8 @@ class Following:
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that are new in `chunk`; nothing comes behind the ending. Raises BadAnswer."""
         events: list[Event] = []
+        if chunk:
+            self._patience.heard()
         for sent in self._reader.feed(chunk):
             event = None if self._ended else read_event(sent)
             if event is None or event.id <= self._last_id:

@@ -116,8 +116,8 @@ class Limits:
 
     queue_capacity: int
     body_bytes: int = 10_000_000
-    text_body_bytes: int = 65_536
-    """Of a body that holds no picture."""
+    text_body_bytes: int = 200_000
+    """Of a body that holds no picture: more than its fields can hold where every character is escaped."""
     prompt_characters: int = 4000
     min_side_px: int = 64
     max_side_px: int = 2048

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -54,6 +55,8 @@ class JobService:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._quiet = asyncio.Event()
         self._hurried = False
+        self.last_ending_at = -math.inf
+        """When a job ended last, by the monotonic clock."""
 
     def restore(self, model_id: str) -> None:
         """Take over what an earlier process accepted: ended jobs as they are, the others to be drawn from the start.
@@ -117,7 +120,8 @@ class JobService:
         job = self.store.get(job_id)
         if not job.ended:
             job.cancel_reason = job.cancel_reason or reason
-            if self._closed or self.engine.cancel(job_id, job.cancel_reason):
+            left_for_later = self._closed or job.log.closed
+            if left_for_later or self.engine.cancel(job_id, job.cancel_reason):
                 self._cancel_waiting(job, job.cancel_reason)
                 self.positions.changed()
         return job
@@ -165,7 +169,7 @@ class JobService:
         for job in self.store.unended():
             self.cancel(job.id, CancelReason.SHUTDOWN)
         await self._until_quiet(UNRESPONSIVE_S)
-        self._record([(job, Cancelled(CancelReason.SHUTDOWN)) for job in self.store.unended()])
+        self._record([(job, Cancelled(job.cancel_reason or CancelReason.SHUTDOWN)) for job in self.store.unended()])
 
     def hurry(self) -> None:
         """Cut the budget of a drain short: what still runs is cancelled now."""
@@ -193,7 +197,9 @@ class JobService:
                 return
 
     def _leave_for_later(self) -> None:
-        """What runs is put back, so that the next process does not take it for the cause of this one's end."""
+        """What runs is put back, so that the next process does not take it for the cause of this one's end; but for
+        what somebody has cancelled, although the engine has not come to it."""
+        self._record([(job, Cancelled(job.cancel_reason)) for job in self.store.unended() if job.cancel_reason])
         left = self.store.unended()
         running = [job for job in left if job.status is Status.RUNNING]
         self._record([(job, Queued(position, None)) for position, job in enumerate(running)])
@@ -230,6 +236,7 @@ class JobService:
             if entry.is_ending:
                 if (timer := self._timers.pop(job.id, None)) is not None:
                     timer.cancel()
+                self.last_ending_at = time.monotonic()
                 self.store.note_ended(job)
         if any(entry.is_ending for _, entry in recorded) and not self.busy():
             self._quiet.set()

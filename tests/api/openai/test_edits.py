@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.api.openai.conftest import client_of, picture
-from tests.fakes import FACTS
+from tests.fakes import FACTS, LIMITS
 from tests.serving import LEAKS, WAIT_S, ServedWorker
 from worker.jobs.params import JobParams, Task
 
@@ -213,7 +213,7 @@ FORM = "multipart/form-data; boundary=b"
         (b"--b--\r\n", "multipart/mixed; boundary=b", 415),
         (b"image=x", "application/x-www-form-urlencoded", 415),
         (b"x" * 10_000_001, FORM, 413),
-        (b'{"prompt": "' + b"x" * 70_000 + b'"}', "application/json", 413),
+        (b'{"prompt": "' + b"x" * LIMITS.text_body_bytes + b'"}', "application/json", 413),
     ],
     ids=range(11),
 )

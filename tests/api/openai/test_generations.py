@@ -12,7 +12,7 @@ import pytest
 
 from tests.api.openai.conftest import client_of, eventually_cancelled, newest, picture
 from tests.conftest import eventually
-from tests.fakes import FailsAtStep, FailsToDecode, OutOfMemory, Paced, StepByStep
+from tests.fakes import LIMITS, FailsAtStep, FailsToDecode, OutOfMemory, Paced, StepByStep
 from tests.serving import LEAKS, WAIT_S, ServedWorker, smaller
 from worker import errors
 
@@ -174,7 +174,7 @@ def test_another_model_is_not_found(refusal: Refusal) -> None:
         (b'{"prompt": NaN}', "application/json", 400),
         (b'{"prompt": "\\ud800"}', "application/json", 400),
         (b"prompt=x", "application/x-www-form-urlencoded", 415),
-        (b'{"prompt": "' + b"x" * 70_000 + b'"}', "application/json", 413),
+        (b'{"prompt": "' + b"x" * LIMITS.text_body_bytes + b'"}', "application/json", 413),
     ],
 )
 def test_crooked_bodies_in_this_apis_shape(

@@ -41,7 +41,7 @@ class ImageRequest(Strict):
     size: str | None = Field(None, pattern=SIZE, description='"WIDTHxHEIGHT" in pixels, or "auto"')
     quality: Literal["auto", "standard"] | None = Field(None, description="say it with num_inference_steps instead")
     background: Literal["auto", "opaque"] | None = None
-    moderation: Literal["auto", "low"] | None = Field(None, description="this worker filters nothing")
+    moderation: Literal["auto", "low"] | None = Field(None, description="no change: what is filtered the operator says")
     output_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="png unless given")
     output_compression: int | None = Field(None, ge=0, le=100, description="quality of jpeg and webp; 90 unless given")
     response_format: Literal["b64_json", "url"] | None = Field(None, description="b64_json unless given")

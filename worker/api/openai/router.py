@@ -18,10 +18,10 @@ from worker.api.ending import until_ended
 from worker.api.masks import white_where_transparent
 from worker.api.openai.bodies import NO_SUCH_MODEL, ImageRequest, as_params, names_model
 from worker.api.openai.edits import openapi_edit, read_edit
-from worker.api.openai.stream import PictureStream
+from worker.api.openai.stream import frames
 from worker.api.openai.wire import Kind, model_json, pictures_json
 from worker.api.request import openapi_body
-from worker.api.stream import StreamTimes
+from worker.api.stream import EventStream, StreamTimes
 from worker.api.trace import read_trace
 from worker.errors import InvalidRequest, ModelMismatch
 from worker.jobs.facts import ModelFacts
@@ -46,7 +46,7 @@ def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: Stre
         job, _ = service.submit(params, trace_id=trace_id)
         headers = {"X-Request-Id": job.id} | passed_on
         if asked.stream:
-            return PictureStream(service, job, kind, asked, metrics, times, headers)
+            return EventStream(frames(job, kind, asked), service, job, metrics, times, headers)
         done = await until_ended(service, job, request.receive)
         return JSONResponse(pictures_json(job, done, asked, str(request.base_url).rstrip("/")), headers=headers)
 
