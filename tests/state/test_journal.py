@@ -62,9 +62,10 @@ def live(journal: SqliteJournal, *events: Event, key: str | None = None, **chang
     return job
 
 
-def owners(tmp_path: Path) -> set[str]:
+def owners(tmp_path: Path, ending: str = "") -> set[str]:
     """The jobs of whose pictures something lies there."""
-    return {file.name.split(".")[0] for file in (tmp_path / "state" / "images").iterdir()}
+    files = (tmp_path / "state" / "images").iterdir()
+    return {file.name.split(".")[0] for file in files if file.name.endswith(ending)}
 
 
 @pytest.mark.parametrize("life", LIVES)
@@ -170,38 +171,84 @@ def test_pictures_that_belong_to_nobody_are_removed_at_the_start(journal: Sqlite
 def test_pictures_are_all_there_or_none(
     journal: SqliteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = Path.write_bytes
+    flushed: list[int] = []
 
-    def fails_at_the_second(self: Path, data: bytes) -> int:
-        if data == b"second":
+    def fails_at_the_second(number: int) -> None:
+        flushed.append(number)
+        if len(flushed) == 2:
             raise OSError(28, "No space left on device")
-        return write(self, data)
 
-    monkeypatch.setattr(Path, "write_bytes", fails_at_the_second)
+    monkeypatch.setattr("worker.state.pictures.os.fsync", fails_at_the_second)
     job = live(journal, *LIVES["completed"])
     assert not owners(tmp_path)
     again = reopen(journal, tmp_path)
     (kept,) = again.restore().jobs
     again.close()
-    assert (kept.job.id, kept.job.status) == (job.id, Status.RUNNING), "to be drawn again"
+    assert (kept.job.id, kept.job.status) == (job.id, Status.QUEUED), "to be drawn again"
+    assert kept.kills == 0, "it ended no process"
+    assert kept.job.log.last_id == job.log.last_id
+
+
+def test_a_picture_is_on_the_disk_before_it_has_its_name(
+    journal: SqliteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[set[str]] = []
+    monkeypatch.setattr("worker.state.pictures.os.fsync", lambda number: names.append(owners(tmp_path, ".png")))
+    job = Job(make_params())
+    journal.keep_images(job.id, PICTURES[:1])
+    assert names == [set(), {job.id}], "the file, and then the folder"
+
+
+@contextlib.contextmanager
+def another_writer(journal: SqliteJournal, tmp_path: Path) -> Iterator[None]:
+    """While it lasts nothing can be written."""
+    other = sqlite3.connect(tmp_path / "state" / "jobs.sqlite3", isolation_level=None)
+    journal._database.execute("PRAGMA busy_timeout = 0")
+    other.execute("BEGIN IMMEDIATE")
+    yield
+    other.execute("ROLLBACK")
+    other.close()
 
 
 def test_what_cannot_be_written_is_written_with_what_comes_next(journal: SqliteJournal, tmp_path: Path) -> None:
     job = live(journal, Started(1))
-    other = sqlite3.connect(tmp_path / "state" / "jobs.sqlite3", isolation_level=None)
-    journal._database.execute("PRAGMA busy_timeout = 0")
-    other.execute("BEGIN IMMEDIATE")
-    journal.record([(job, job.record(Progress(1, 4, None)))])
-    refused = Job(make_params())
-    with pytest.raises(StorageFull):
-        journal.accept(refused, refused.record(Queued(0, None)), None, b"")
-    other.execute("ROLLBACK")
-    other.close()
+    with another_writer(journal, tmp_path):
+        journal.record([(job, job.record(Progress(1, 4, None)))])
+        refused = Job(make_params())
+        with pytest.raises(StorageFull):
+            journal.accept(refused, refused.record(Queued(0, None)), None, b"")
     journal.record([(job, job.record(Progress(2, 4, None)))])
     again = reopen(journal, tmp_path)
     (kept,) = again.restore().jobs
     again.close()
     assert (kept.job.progress.step, kept.job.log.last_id) == (2, 4)
+
+
+def test_pictures_make_room_although_nothing_can_be_written(journal: SqliteJournal, tmp_path: Path) -> None:
+    job = live(journal, *LIVES["completed"])
+    with another_writer(journal, tmp_path):
+        journal.forget([job.id])
+        journal.tidy()
+        journal.checkpoint()
+        assert not owners(tmp_path)
+    again = reopen(journal, tmp_path)
+    restored = again.restore()
+    again.close()
+    assert (list(restored.jobs), restored.expired) == ([], [job.id])
+
+
+def test_a_start_on_a_full_disk_is_a_start(journal: SqliteJournal, tmp_path: Path) -> None:
+    job = live(journal, *LIVES["running"])
+    (tmp_path / "state" / "images" / "job_0.0.png").write_bytes(b"of nobody")
+    again = reopen(journal, tmp_path)
+    with another_writer(again, tmp_path):
+        (kept,) = again.restore().jobs
+        assert (kept.job.id, kept.kills) == (job.id, 1)
+        assert not owners(tmp_path)
+    again.record([(kept.job, kept.job.record(Queued(0, None)))])
+    again.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "state/jobs.sqlite3")) as database:
+        assert database.execute("SELECT kills FROM jobs").fetchall() == [(1,)], "written down once there was room"
 
 
 def test_no_job_is_accepted_where_there_is_little_room(
@@ -234,6 +281,31 @@ def test_the_log_of_writes_does_not_grow_for_ever(journal: SqliteJournal, tmp_pa
         journal.checkpoint()
         sizes.append((tmp_path / "state" / "jobs.sqlite3-wal").stat().st_size)
     assert max(sizes) <= 2 * sizes[0]
+
+
+def test_nor_where_it_is_never_quiet(journal: SqliteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader keeps the log from beginning anew, as does a writer between the two halves of a checkpoint."""
+    monkeypatch.setattr(journal_module, "LONG_LOG_BYTES", 100_000)
+    log = tmp_path / "state" / "jobs.sqlite3-wal"
+    live(journal)
+    with contextlib.closing(sqlite3.connect(tmp_path / "state/jobs.sqlite3", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM jobs").fetchone()
+        while log.stat().st_size < 200_000:
+            live(journal, *LIVES["running"], prompt="x" * 2000)
+            journal.record([])
+        reader.execute("COMMIT")
+    journal.checkpoint()
+    assert log.stat().st_size == 0
+
+
+def test_the_log_begins_anew_on_the_other_thread(journal: SqliteJournal, tmp_path: Path) -> None:
+    """Whoever writes to its beginning waits for the disk."""
+    for _ in range(20):
+        live(journal, *LIVES["running"])
+    head = (tmp_path / "state" / "jobs.sqlite3-wal").read_bytes()[:32]
+    journal.checkpoint()
+    assert (tmp_path / "state" / "jobs.sqlite3-wal").read_bytes()[:32] != head
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 100, b"\x00" * 5000])

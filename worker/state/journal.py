@@ -2,7 +2,7 @@
 
 A commit hands the pages to the system and waits for no disk, so it takes some tens of microseconds and survives
 the process, however that ends; only a power cut can lose the last moments. Bringing the log into the database
-file, which does wait, is done on another thread and connection.
+file, which does wait, is done on another thread and connection, and so is what begins the log anew.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ VERSION = 2
 RESERVE_BYTES = 32_000_000
 """With less room on the disk no new job is accepted, so that those that run can be written to their end."""
 LOCK_S = 5.0
+LONG_LOG_BYTES = 64_000_000
+"""A log that has never been quiet for long enough to begin anew is cut while the writer waits."""
 FORGET_AT_ONCE = 32
 """So many forgotten jobs are written down together, or fewer when the house is tidied."""
 
@@ -50,6 +52,7 @@ CREATE TABLE expired (number INTEGER PRIMARY KEY, id TEXT NOT NULL) STRICT;
 """
 INSERT_JOB = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"
 """With the job's first event, so that accepting is one statement: between two of them another thread may come in."""
+COUNT_KILL = "UPDATE jobs SET kills = kills + 1 WHERE number = ?"
 UPDATE_PARAMS = "UPDATE jobs SET params = ? WHERE number = ?"
 INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?)"
 
@@ -96,14 +99,14 @@ class SqliteJournal:
         """
         try:
             kept = list(self._read_jobs())
-            running = [(self._numbers[one.job.id],) for one in kept if one.job.status is Status.RUNNING]
-            with self._transaction():
-                self._database.executemany("UPDATE jobs SET kills = kills + 1 WHERE number = ?", running)
+            # First what makes room: the disk may be full.
+            self._pictures.keep_only({one.job.id for one in kept if one.job.status is Status.COMPLETED})
+            running = [self._numbers[one.job.id] for one in kept if one.job.status is Status.RUNNING]
+            self._write_or_keep([(COUNT_KILL, (number,)) for number in running])
             self.tidy()
             expired = [job_id for (job_id,) in self._database.execute("SELECT id FROM expired ORDER BY number")]
         except sqlite3.Error as error:
             raise ConfigurationError(f"--state-dir holds a database that cannot be used: {error}") from None
-        self._pictures.keep_only({one.job.id for one in kept if one.job.status is Status.COMPLETED})
         return Restored(kept, expired)
 
     def accept(self, job: Job, first: Entry, key: str | None, digest: bytes) -> None:
@@ -134,9 +137,11 @@ class SqliteJournal:
         now = datetime.now(UTC)
         statements: list[Statement] = []
         for job, entry in entries:
-            if job.id in self._unkept and isinstance(entry.event, Completed):
-                continue
             number = self._numbers[job.id]
+            if job.id in self._unkept and isinstance(entry.event, Completed):
+                # The next process draws it again, and shall not take it for the cause of this one's end.
+                statements.append(_event(number, Entry(entry.id, Queued(0, None)), now))
+                continue
             statements.append(_event(number, entry, now))
             if entry.is_ending and job.params.has_pictures:  # whose bytes the job has let go of
                 statements.append((UPDATE_PARAMS, (write_params(job.params), number)))
@@ -157,7 +162,7 @@ class SqliteJournal:
             self.tidy()
 
     def tidy(self) -> None:
-        """As `Journal` has it; first in the database, so that no entry ever names a picture that is gone."""
+        """As `Journal` has it. On a full disk it is written when there is room, which may be that of their pictures."""
         forgotten, self._forgotten = self._forgotten, []
         if not forgotten:
             return
@@ -169,15 +174,20 @@ class SqliteJournal:
         statements.append(
             ("DELETE FROM expired WHERE number <= (SELECT max(number) FROM expired) - ?", (REMEMBERED_IDS,))
         )
-        if self._write_or_keep(statements):
-            self._unneeded += forgotten
+        self._write_or_keep(statements)
+        self._unneeded += forgotten
 
     def checkpoint(self) -> None:
         """As `Journal` has it, without holding up the writer."""
         while self._unneeded:
             self._pictures.remove(self._unneeded.pop())
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(self._connect()) as database:
-            database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        with contextlib.suppress(sqlite3.Error, OSError), contextlib.closing(self._connect()) as database:
+            long = (self._folder / f"{DATABASE}-wal").stat().st_size > LONG_LOG_BYTES
+            how = "TRUNCATE" if long else "PASSIVE"
+            busy, pages, done = database.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
+            if not busy and 0 < pages == done:
+                # Whoever writes next begins the log anew, and waits for the disk to have its head.
+                database.execute(f"PRAGMA user_version = {VERSION}")
 
     def close(self) -> None:
         """As `Journal` has it."""
@@ -203,7 +213,8 @@ class SqliteJournal:
             self._database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         elif version != VERSION:
             raise sqlite3.DatabaseError("it was written by another version of the worker")
-        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        with contextlib.suppress(sqlite3.OperationalError):  # on a full disk it goes on as it is
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _read_jobs(self) -> Iterator[Kept]:
         events: dict[int, list[tuple[int, str, str, str | None]]] = {}
@@ -233,16 +244,14 @@ class SqliteJournal:
             else:
                 job.record(read_event(kind, content, picture), datetime.fromisoformat(at))
 
-    def _write_or_keep(self, statements: list[Statement]) -> bool:
-        """False: nothing could be written, and it is all kept for the next time."""
+    def _write_or_keep(self, statements: list[Statement]) -> None:
+        """What cannot be written is kept for the next time."""
         try:
             self._write(statements)
         except sqlite3.Error as error:
             if not self._behind:
                 logger.warning("the state directory cannot be written to; the worker goes on without: %s", error)
             self._behind += statements
-            return False
-        return True
 
     def _write(self, statements: list[Statement]) -> None:
         """These, behind what could not be written before; all or nothing."""

@@ -1,8 +1,9 @@
-"""Finished pictures as files, each written whole beside its place, then renamed into it."""
+"""Finished pictures as files, each written whole and to the disk beside its place, then renamed into it."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -29,11 +30,15 @@ class Pictures:
                 self._names[job_id].append(place.name)
                 part = place.with_name(place.name + UNFINISHED)
                 try:
-                    part.write_bytes(image.data)
+                    with part.open("wb") as file:
+                        file.write(image.data)
+                        file.flush()
+                        os.fsync(file.fileno())  # a power cut may else leave the name without the bytes
                     part.rename(place)
                 except OSError:
                     part.unlink(missing_ok=True)
                     raise
+            self._keep_names()
         except OSError:
             self.remove(job_id)
             raise
@@ -57,6 +62,14 @@ class Pictures:
             else:
                 with contextlib.suppress(OSError):
                     file.unlink()
+
+    def _keep_names(self) -> None:
+        """Also through a power cut."""
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _place(self, job_id: str, index: int, form: str) -> Path:
         return self._folder / f"{job_id}.{index}.{form}"
