@@ -135,7 +135,7 @@ def test_what_its_trainer_wrote_down_helps_where_shapes_do_not(
     assert told["family"] == family
 
 
-@pytest.mark.parametrize("tags", ["{", "[]", '{"a": 1}', '{"a": {"b": "c"}}', "null"])
+@pytest.mark.parametrize("tags", ["{", "[]", '{"a": 1}', '{"a": {"b": "c"}}', '{"a": {"b": 1e999}}', "null"])
 def test_tags_that_mean_nothing_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str], tags: str) -> None:
     assert said(capsys, lora(tmp_path / "x.safetensors", metadata={"ss_tag_frequency": tags}))["frequent_tags"] == []
 

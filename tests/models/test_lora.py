@@ -20,6 +20,7 @@ from tests.models.tiny import by_stock, job, psnr_db
 from tests.schedulers import FLOWS, SCHEDULERS
 from worker.engine.denoiser import Denoiser
 from worker.engine.runner import Pixels
+from worker.errors import InvalidInput
 from worker.jobs.params import JobParams, LoraParams
 from worker.models.registry import identify
 
@@ -176,6 +177,26 @@ def test_what_peft_wrote_down_of_its_training_counts(tiny: Path, tmp_path: Path)
     expected = by_stock(adapted(stock, tmp_path, asked), asked)
     assert psnr_db(draw(worker, asked)[0][0], expected) >= ALONE_DB
     assert psnr_db(draw(worker, wearing(("b", 1.0)))[0][0], expected) < 35
+
+
+@pytest.mark.parametrize(
+    ("pattern", "counts"), [("^attn2.to_k$", True), ("attn2\\.to_k", True), ("(([a-z0-9_.])+)+!", False)]
+)
+def test_a_pattern_is_a_layers_name_and_nothing_that_is_run(
+    tiny: Path, tmp_path: Path, pattern: str, *, counts: bool
+) -> None:
+    factors = make_factors({"unet": families.load_stock(tiny).unet}, 6, ("to_q", "to_k"))
+    for name, alphas in (("a", {pattern: 6}), ("b", {"attn2.to_k": 6})):
+        trained = {"unet.r": 4, "unet.lora_alpha": 2, "unet.alpha_pattern": alphas}
+        metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(trained)}
+        write_diffusers(tmp_path / f"{name}.safetensors", factors, metadata)
+    worker = load(tiny, tmp_path)
+    if counts:
+        one, other = (draw(worker, wearing((name, 1.0)))[0][0] for name in "ab")
+        assert np.array_equal(one, other)
+    else:
+        with pytest.raises(InvalidInput, match="The LoRA a does not fit the model"):
+            draw(worker, wearing(("a", 1.0)))
 
 
 def test_sdxl_layers_by_their_original_names(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.models.files import write_zeros
 from worker.errors import ConfigurationError, InvalidInput
@@ -74,6 +76,12 @@ def test_what_does_not_fit_is_told_with_its_reason(
 def test_weights_that_nothing_computes_with_do_not_fit(tmp_path: Path) -> None:
     write_zeros(tmp_path / "one.safetensors", kohya(TO_K, 768), dtype="F8_E4M3")
     assert Loras.in_folder(tmp_path, SD).facts[0].reason == "its weights are of type F8_E4M3, which is not served"
+
+
+def test_a_whole_number_for_an_alpha_is_one(tmp_path: Path) -> None:
+    tensors = {f"{TO_K}.lora_down.weight": torch.zeros(4, 768), f"{TO_K}.lora_up.weight": torch.zeros(320, 4)}
+    save_file(tensors | {f"{TO_K}.alpha": torch.tensor(4)}, tmp_path / "one.safetensors")
+    assert Loras.in_folder(tmp_path, SD).facts[0].fits
 
 
 def test_what_tells_nothing_may_fit(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,25 @@ def test_what_a_folder_says_of_itself(folder: Path) -> None:
 def test_the_checkpoints_own_scheduler_is_the_default(folder: Path, scheduler: str, sampler: str) -> None:
     change(folder / "scheduler/scheduler_config.json", _class_name=scheduler)
     assert recognise(folder).facts.sampler == sampler
+
+
+@pytest.mark.parametrize(
+    ("changes", "sampler"),
+    [({"use_karras_sigmas": True}, "dpmpp_2m_karras"), ({"algorithm_type": "sde-dpmsolver++"}, "dpmpp_2m_sde")],
+)
+def test_and_so_is_its_kind_of_it(folder: Path, changes: dict[str, object], sampler: str) -> None:
+    change(folder / "scheduler/scheduler_config.json", _class_name="DPMSolverMultistepScheduler", **changes)
+    checkpoint = identify(str(folder), dtype=None, samplers=(*SAMPLERS, "dpmpp_2m_karras", "dpmpp_2m_sde"))
+    assert checkpoint.facts.sampler == sampler
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"_class_name": "EDMEulerScheduler"}, {"timestep_type": "continuous", "prediction_type": "v_prediction"}],
+)
+def test_noise_that_networks_of_another_kind_were_made_for_is_refused(folder: Path, changes: dict[str, str]) -> None:
+    change(folder / "scheduler/scheduler_config.json", **changes)
+    assert re.fullmatch("a sd model with the scheduler '.*' is not served", refusal(recognise, folder))
 
 
 def test_a_models_maker_sets_its_defaults(folder: Path) -> None:

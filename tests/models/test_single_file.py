@@ -188,6 +188,14 @@ def test_what_the_file_says_of_its_prediction_is_heeded(tmp_path: Path) -> None:
     assert prediction("sdxl", metadata={"modelspec.prediction_type": "v"}) == ("ed (sdxl)", "v_prediction", None)
     assert prediction("sdxl", more={"v_pred": (0,)}) == ("ed (sdxl)", "v_prediction", None)
     assert prediction("sdxl", more={"v_pred": (0,), "ztsnr": (0,)}) == ("ed (sdxl)", "v_prediction", True)
+    named = open_source(str(tmp_path / "x.safetensors"), "sdxl")
+    assert named.config("scheduler")["prediction_type"] == "v_prediction", "also of a kind that the operator names"
+
+
+@pytest.mark.parametrize("mark", ["edm_mean", "edm_vpred.sigma_max"])
+def test_a_file_on_another_kind_of_noise_is_refused(tmp_path: Path, mark: str) -> None:
+    file = write_published(tmp_path / "x.safetensors", "sdxl", more={mark: (1,)})
+    assert refusal(open_source, file) == "the file is of a model on EDM's noise, which is not served"
 
 
 def test_few_steps_are_the_operators_word(tmp_path: Path) -> None:

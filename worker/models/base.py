@@ -79,6 +79,9 @@ class Adapters(Protocol):
     def load(self, loras: Sequence[LoraParams]) -> Any:
         """An `AdapterSet` of them, none for none. Raises InvalidInput."""
 
+    def let_go(self) -> bool:
+        """Drop those that nobody uses; whether there were any."""
+
     def active(self, sets: Sequence[Any]) -> AbstractContextManager[None]:
         """While it lasts, row k of every call has the adapters of set k; where all sets are the same, every row has."""
 
@@ -131,6 +134,9 @@ class Model(Protocol):
 
         Raises InvalidInput where it cannot be had.
         """
+
+    def let_go(self) -> bool:
+        """Drop the ControlNets and adapters that nobody uses; whether there were any."""
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]

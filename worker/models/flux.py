@@ -60,7 +60,9 @@ class Flux:
         scheduler = checkpoint.config("scheduler")
         self.scheduler_config: Mapping[str, Any] = {**scheduler, "patch_size": PATCH, "even_sigmas": True}
         self._text_encoder = text_encoder
-        self._clip = ClipEncoder(tokenizer, text_encoder, self._pooled, embeddings=checkpoint.embeddings)
+        self._clip = ClipEncoder(
+            tokenizer, text_encoder, self._pooled, embeddings=checkpoint.embeddings, first_alone=True
+        )
         self._tokenizer_2 = tokenizer_2
         self._text_encoder_2 = text_encoder_2
         self._text_length = checkpoint.family.text_length
@@ -112,6 +114,10 @@ class Flux:
     def control(self, name: str) -> object:
         """None is served. Raises InvalidInput."""
         raise InvalidInput("ControlNets for FLUX are not served")
+
+    def let_go(self) -> bool:
+        """Adapters: there is nothing else."""
+        return self.adapters.let_go()
 
     @torch.inference_mode()
     def predict(

@@ -122,7 +122,7 @@ def _tags(text: str) -> tuple[str, ...]:
         folders = json.loads(text) if text else {}
         for tags in folders.values():
             counts.update({printable(tag): int(count) for tag, count in tags.items()})
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         return ()
     return tuple(tag for tag, _ in counts.most_common(TAGS_SHOWN) if tag)
 

@@ -207,7 +207,9 @@ def family_of(source: Source) -> Family:
     if channels != packed * own and found.tasks != REPAINT:
         raise ModelUnusable(f"a denoiser of {channels} input channels on a latent of {own} is not served")
     scheduler = str(it.scheduler.get("_class_name", ""))
-    if (scheduler != FLOW_SCHEDULER) if found.flow else scheduler.startswith("FlowMatch"):
+    # EDM's networks are given log(sigma) / 4 for a timestep, and their input and output are scaled for it.
+    foreign = scheduler.startswith(("FlowMatch", "EDM")) or it.scheduler.get("timestep_type") == "continuous"
+    if (scheduler != FLOW_SCHEDULER) if found.flow else foreign:
         raise ModelUnusable(f"a {found.name} model with the scheduler {scheduler!r} is not served")
     if source.index.get("requires_aesthetics_score"):
         raise ModelUnusable("a refiner draws no pictures of its own and is not served")
@@ -216,7 +218,11 @@ def family_of(source: Source) -> Family:
 
 def default_sampler(family: Family, source: Source) -> str:
     """The one that stands for a checkpoint's own scheduler, or else its family's."""
-    return SCHEDULER_SAMPLERS.get(source.config("scheduler").get("_class_name", ""), family.sampler)
+    config = source.config("scheduler")
+    sampler = SCHEDULER_SAMPLERS.get(config.get("_class_name", ""), family.sampler)
+    if sampler == "dpmpp_2m" and config.get("algorithm_type") == "sde-dpmsolver++":
+        return "dpmpp_2m_sde"
+    return "dpmpp_2m_karras" if sampler == "dpmpp_2m" and config.get("use_karras_sigmas") else sampler
 
 
 def sizes(family: Family, source: Source) -> tuple[int, int]:

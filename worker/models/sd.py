@@ -107,6 +107,11 @@ class StableDiffusion:
         """Loaded now if it is not kept from an earlier job."""
         return self._controls.hold(name)
 
+    def let_go(self) -> bool:
+        """ControlNets and adapters."""
+        controls, adapters = self._controls.let_go(), self.adapters.let_go()
+        return controls or adapters
+
     @torch.inference_mode()
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]

@@ -19,7 +19,7 @@ from worker.models.contents import parts_of
 from worker.models.imports import put_off_siblings
 from worker.models.loras.adapters import Adapters
 from worker.models.parts import TORCH_DTYPES, load_parts
-from worker.models.prompts.clip import ClipEncoder, side_by_side
+from worker.models.prompts.clip import ClipEncoder, encode_side_by_side
 from worker.models.prompts.t5 import t5_tokens
 from worker.models.vae import Vae
 
@@ -106,7 +106,7 @@ class StableDiffusion3:
 
         A prompt that was not given is the empty one.
         """
-        clip = side_by_side(*(one.encode(text or "") for one in self._clips))
+        clip = encode_side_by_side(text or "", *self._clips)
         assert clip.pooled is not None
         t5, warnings = self._t5(text or "")
         tensors = {
@@ -134,6 +134,10 @@ class StableDiffusion3:
     def control(self, name: str) -> object:
         """None is served. Raises InvalidInput."""
         raise InvalidInput("ControlNets for Stable Diffusion 3 are not served")
+
+    def let_go(self) -> bool:
+        """Adapters: there is nothing else."""
+        return self.adapters.let_go()
 
     @torch.inference_mode()
     def predict(

@@ -16,7 +16,7 @@ from worker.models.base import Conditioning
 from worker.models.checkpoint import Checkpoint
 from worker.models.imports import put_off_siblings
 from worker.models.parts import load_parts
-from worker.models.prompts.clip import ClipEncoder, side_by_side
+from worker.models.prompts.clip import ClipEncoder, encode_side_by_side
 from worker.models.sd import StableDiffusion
 
 put_off_siblings()
@@ -59,7 +59,7 @@ class StableDiffusionXL(StableDiffusion):
 
         Where the checkpoint says so, a negative prompt that was not given is zeros, and not the empty prompt.
         """
-        encoded = side_by_side(self._prompts.encode(text or ""), self._prompts_2.encode(text or ""))
+        encoded = encode_side_by_side(text or "", self._prompts, self._prompts_2)
         assert encoded.pooled is not None
         tensors = {
             "encoder_hidden_states": encoded.hidden.to(self.dtype),  # [1, 77 chunks, width + width_2]

@@ -60,7 +60,7 @@ class SingleFile:
         if config is None:
             self.configs = _shipped(self.header, shapes)
         elif not Path(config).is_dir() and config in KINDS:
-            self.configs = ShippedConfigs(config)
+            self.configs = ShippedConfigs(config, {"scheduler": _told_prediction(self.header)})
         elif Path(config).is_dir():
             self.configs = DiffusersFolder(Path(config))
         else:
@@ -170,6 +170,8 @@ def refuse_other_kinds(header: Header) -> None:
 
 def _shipped(header: Header, shapes: Shapes) -> ShippedConfigs:
     """The configurations of the kind that a file is of. Raises ModelUnusable."""
+    if any(name == "edm_mean" or name.startswith("edm_vpred.") for name in header.tensors):
+        raise ModelUnusable("the file is of a model on EDM's noise, which is not served")
     if header.under(XL_CLIP) and header.under(XL_OPEN_CLIP):
         kind = "sdxl"
     elif header.under(OPEN_CLIP):

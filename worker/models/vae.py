@@ -61,12 +61,13 @@ class Vae:
     def _in(self, dtype: torch.dtype, pixels: int) -> Iterator[AutoencoderKL]:
         """The VAE in `dtype` for now, and in tiles if there are so many pixels; then as it was."""
         self._vae.use_tiling = pixels > self._tiled_above_px
-        if self._vae.dtype != dtype:
-            to_dtype(self._vae, dtype)
+        other = dtype != self._dtype
         try:
+            if other:
+                to_dtype(self._vae, dtype)
             yield self._vae
         finally:
-            if self._vae.dtype != self._dtype:
+            if other:  # also where memory did not last for all of it
                 to_dtype(self._vae, self._dtype)
 
 

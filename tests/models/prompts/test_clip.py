@@ -14,7 +14,7 @@ from tests.models.prompts.made import Made
 from tests.models.tiny import WIDTH, load_stock
 from worker.errors import InvalidInput
 from worker.models.base import Conditioning
-from worker.models.prompts.clip import ClipEncoder, Encoded, side_by_side
+from worker.models.prompts.clip import ClipEncoder, Encoded, encode_side_by_side, side_by_side
 from worker.models.prompts.embeddings import Embeddings
 from worker.models.prompts.weighting import weigh
 
@@ -161,6 +161,29 @@ def test_two_encoders_stand_side_by_side(
             stock = second(ids, output_hidden_states=True)
         assert torch.equal(two.pooled, stock.text_embeds)
         assert torch.equal(two.hidden, stock.hidden_states[-2])
+
+
+def test_tokenizers_that_count_differently_make_one_prompt(
+    tiny: Path, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, second: Any
+) -> None:
+    """Of marks that one reads together, and the other one by one, since they are what it pads with."""
+    tokenizer_2 = CLIPTokenizer.from_pretrained(tiny / "tokenizer", pad_token="!")
+    one, two = encoder(tokenizer, text_encoder), encoder(tokenizer_2, second.text_model, number=1)
+    text = "!" * 80
+    own, other = one.encode(text), two.encode(text)
+    assert (own.hidden.shape[1], other.hidden.shape[1]) == (77, 2 * 77)
+    both = encode_side_by_side(text, one, two)
+    filled = torch.cat([own.hidden, one.encode("").hidden], dim=1)
+    assert torch.equal(both.hidden, torch.cat([filled, other.hidden], dim=-1))
+
+
+def test_a_model_that_needs_what_is_pooled_alone_reads_as_the_stock_pipeline(
+    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
+) -> None:
+    text = "a large red circle " * 14 + "on the left, " + "a blue star " * 20
+    alone = encoder(tokenizer, text_encoder, first_alone=True).encode(text)
+    assert torch.equal(alone.hidden, by_hand(tokenizer, text_encoder, text))
+    assert not torch.equal(encoder(tokenizer, text_encoder).encode(text).hidden[:, :77], alone.hidden)
 
 
 def test_pooled_outputs_of_two_stand_behind_one_another_and_warnings_are_told_once() -> None:

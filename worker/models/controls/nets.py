@@ -71,6 +71,12 @@ class ControlNets:
         self._held[name] = held
         return held
 
+    def let_go(self) -> bool:
+        """Drop those that nobody uses; whether there were any."""
+        before = len(self._loaded)
+        self._drop_idle(0)
+        return len(self._loaded) < before
+
     def residuals(
         self,
         conditioning: Mapping[str, torch.Tensor],

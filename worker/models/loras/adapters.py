@@ -167,6 +167,13 @@ class Adapters:
                 self._let_go(name)
                 held -= adapter.size_bytes
 
+    def let_go(self) -> bool:
+        """Drop those that nobody uses; whether there were any."""
+        idle = [name for name, adapter in self._kept.items() if not adapter.used_by]
+        for name in idle:
+            self._let_go(name)
+        return bool(idle)
+
     def _let_go(self, name: str) -> None:
         for layer in self._kept.pop(name).layers:
             self._uses[layer] -= 1

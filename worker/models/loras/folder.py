@@ -51,7 +51,7 @@ class Fit:
         if self.family == "sd3" and told.layout == "kohya":
             return "kohya's layout is not served for sd3"
         for tensor in header.tensors.values():
-            if tensor.dtype not in COMPUTED_WITH:
+            if tensor.dtype not in COMPUTED_WITH and tensor.elements > 1:  # a single number is read, not computed with
                 return f"its weights are of type {tensor.dtype}, which is not served"
         return self._reason_of_widths(header)
 

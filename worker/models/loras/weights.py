@@ -32,6 +32,8 @@ LOADERS = {
     "flux": lora_pipeline.FluxLoraLoaderMixin,
 }
 """By the family's name: who knows what other trainers call its layers."""
+NAME = re.compile(r"[A-Za-z0-9_.]+")
+"""A layer's, or the end of it."""
 PAIRS = (
     (".lora_down.weight", ".lora_up.weight"),
     (".lora_A.weight", ".lora_B.weight"),
@@ -68,7 +70,7 @@ def read_weights(
                 down, up = _shaped(layer, down), _shaped(layer, up)
                 _require_shapes(layer, down, up)
                 factor = _peft_scale(trained, prefix, place, len(down))
-            except (ValueError, TypeError, AttributeError, ArithmeticError, re.error):
+            except (ValueError, TypeError, AttributeError, ArithmeticError):
                 raise InvalidInput(f"The LoRA {name} does not fit the model: not at {prefix}.{place}") from None
             up = up.float() * factor if factor != 1.0 else up
             found.setdefault(prefix, {})[layer] = LowRank(*(_own(one, device, dtype) for one in (down, up)))
@@ -149,12 +151,16 @@ def _require_shapes(layer: Layer, down: torch.Tensor, up: torch.Tensor) -> None:
 def _peft_scale(trained: Mapping[str, Any], prefix: str, place: str, rank: int) -> float:
     """What peft multiplies a layer's two factors by, as its configuration in the file's metadata says; 1 without one.
 
-    By `LoraConfig`: a pattern is a layer's name or the end of it; `use_rslora` divides by the root of the rank.
+    By `LoraConfig`: a pattern is a layer's name or the end of it; `use_rslora` divides by the root of the rank. Raises
+    ValueError for patterns that are more than a name: they could keep the process busy for ever.
     """
     if (alpha := trained.get(f"{prefix}.lora_alpha")) is None:
         return 1.0
     for pattern, own in (trained.get(f"{prefix}.alpha_pattern") or {}).items():
-        if any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in (place, f"text_model.{place}")):
+        ending = str(pattern).removeprefix("^").removesuffix("$").replace("\\.", ".")
+        if not NAME.fullmatch(ending):
+            raise ValueError("a pattern that is no layer's name")
+        if any(f".{name}".endswith(f".{ending}") for name in (place, f"text_model.{place}")):
             alpha = own
             break
     return float(alpha) / (math.sqrt(rank) if trained.get(f"{prefix}.use_rslora") else rank)

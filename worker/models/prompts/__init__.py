@@ -11,7 +11,7 @@ A family makes one `ClipEncoder` for each CLIP text encoder it has, and may call
 
     two = ClipEncoder(tokenizer_2, text_encoder_2, last_but_one, number=1, embeddings=checkpoint.embeddings)
 
-    both = side_by_side(one.encode(text), two.encode(text))
+    both = encode_side_by_side(text, one, two)
     both.hidden    # [1, 77 chunks, width + width_2]
     both.pooled    # [1, projection], of the first chunk; of several encoders that pool, one behind the other
     both.warnings  # what a job must say, such as that something was not used

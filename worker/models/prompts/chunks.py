@@ -71,14 +71,14 @@ class _Open:
 
 
 class Chunker:
-    """For one tokenizer of `transformers`' CLIP kind."""
+    """For one tokenizer of `transformers`' CLIP kind. Without `keep_phrases` every chunk is filled, commas or not."""
 
-    def __init__(self, tokenizer: Any, embeddings: Embeddings = NO_EMBEDDINGS) -> None:
+    def __init__(self, tokenizer: Any, embeddings: Embeddings = NO_EMBEDDINGS, *, keep_phrases: bool = True) -> None:
         self._tokenizer = tokenizer
         self._embeddings = embeddings
         self._length = int(tokenizer.model_max_length)
         comma = self._tokens(",")
-        self._comma = comma[0] if len(comma) == 1 else None
+        self._comma = comma[0] if len(comma) == 1 and keep_phrases else None
 
     def chunks(self, text: str) -> Chunked:
         """BREAK ends a chunk, but makes no empty one; the empty prompt is one chunk."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,7 +33,8 @@ class Encoded:
 class ClipEncoder:
     """`forward` calls `text_encoder`, which is the model's CLIP text encoder of this `number`, from 0.
 
-    A prompt of one chunk and without weights gives what the stock pipelines give, to the last bit.
+    A prompt of one chunk and without weights gives what the stock pipelines give, to the last bit. With `first_alone`
+    there is only the first chunk, cut where it is full: all that a model takes which needs what is pooled alone.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class ClipEncoder:
         *,
         number: int = 0,
         embeddings: Embeddings = NO_EMBEDDINGS,
+        first_alone: bool = False,
     ) -> None:
-        self._chunker = Chunker(tokenizer, embeddings)
+        self._chunker = Chunker(tokenizer, embeddings, keep_phrases=not first_alone)
+        self._first_alone = first_alone
         self._text_encoder = text_encoder
         self._forward = forward
         self._number = number
@@ -54,7 +57,7 @@ class ClipEncoder:
     def encode(self, text: str) -> Encoded:
         """All chunks in one call of the encoder. Raises InvalidInput."""
         chunked = self._chunker.chunks(text)
-        chunks = chunked.chunks
+        chunks = chunked.chunks[:1] if self._first_alone else chunked.chunks
         ids, mask = (torch.tensor([getattr(chunk, name) for chunk in chunks]) for name in ("ids", "mask"))
         with put_in_place(self._text_encoder.get_input_embeddings(), chunks, self._number):
             hidden, pooled = self._forward(ids, mask)
@@ -62,6 +65,19 @@ class ClipEncoder:
         if bool((weights != 1.0).any()):
             hidden = weigh(hidden, weights)
         return Encoded(hidden.flatten(0, 1)[None], None if pooled is None else pooled[:1], chunked.warnings)
+
+
+def encode_side_by_side(text: str, *encoders: ClipEncoder) -> Encoded:
+    """What several encoders make of one prompt. Their tokenizers may count differently: one that fills fewer chunks
+    goes on with the empty prompt. Raises InvalidInput."""
+    encoded = [one.encode(text) for one in encoders]
+    most = max(one.hidden.shape[1] for one in encoded)
+    for number, one in enumerate(encoded):
+        if one.hidden.shape[1] < most:
+            empty = encoders[number].encode("").hidden
+            missing = (most - one.hidden.shape[1]) // empty.shape[1]
+            encoded[number] = replace(one, hidden=torch.cat([one.hidden, *[empty] * missing], dim=1))
+    return side_by_side(*encoded)
 
 
 def side_by_side(*encoded: Encoded) -> Encoded:
