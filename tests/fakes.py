@@ -116,6 +116,9 @@ class Instant:
     def prepare(self) -> bool:
         return False
 
+    def let_go(self) -> bool:
+        return False
+
     def preview(self, drawing: Sketch) -> Pixels:
         return paint(drawing.seed, drawing.width // 8, drawing.height // 8)
 

@@ -35,6 +35,7 @@ def pretended_device() -> Iterator[Device]:
     api: dict[str, Any] = {
         "_lazy_init": None,
         "synchronize": None,
+        "set_device": None,
         "empty_cache": None,
         "reset_peak_memory_stats": None,
         "mem_get_info": (60 * GIB, 80 * GIB),

@@ -153,12 +153,13 @@ def row_limit(settings: Settings, device: Device, checkpoint: Checkpoint) -> Row
     """What the operator said; else what an earlier start measured, or what the engine will."""
     facts = checkpoint.facts
     native_pixels = facts.width * facts.height
+    exact = settings.numerics == "exact"
     if settings.max_rows is not None:
-        return RowLimit(settings.max_rows, native_pixels=native_pixels)
-    if settings.numerics == "exact":  # bytes must not depend on what was measured
-        return RowLimit(UNMEASURED_ROWS, native_pixels=native_pixels)
+        return RowLimit(settings.max_rows, padded=exact, native_pixels=native_pixels)
     if device.backend == "mps":  # where large batches are known to go wrong
-        return RowLimit(MPS_ROWS, native_pixels=native_pixels)
+        return RowLimit(MPS_ROWS, padded=exact, native_pixels=native_pixels)
+    if exact:  # bytes must not depend on what was measured
+        return RowLimit(UNMEASURED_ROWS, padded=True, native_pixels=native_pixels)
     kept = MeasuredRows(cache_file())
     torch_version = importlib.metadata.version("torch")
     key = f"{device.name}, {os.cpu_count()} processors; {checkpoint.fingerprint}, {facts.dtype}; torch {torch_version}"

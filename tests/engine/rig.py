@@ -95,7 +95,7 @@ class Rig:
         self.told = Journal()
         self.gauge = Gauge()
         self.ready, self.stopped = threading.Event(), threading.Event()
-        self.reason: Exception | None = None
+        self.reason: BaseException | None = None
         self._numbers = itertools.count(1)
         self._works: dict[str, Work] = {}
         self.engine: Engine[Any] = Engine(
@@ -122,7 +122,7 @@ class Rig:
             raise self.runner
         return self.runner
 
-    def _on_stop(self, reason: Exception | None) -> None:
+    def _on_stop(self, reason: BaseException | None) -> None:
         self.reason = reason
         self.stopped.set()
 

@@ -233,6 +233,16 @@ def test_a_compiled_call_without_memory_is_told_as_any_other() -> None:
     assert drawing.step == 0
 
 
+def test_where_padding_does_not_fit_the_rows_alone_may() -> None:
+    rig = Rig(FakeCompiler(raises=torch.OutOfMemoryError("CUDA out of memory")))
+    rig.draw(images=4)
+    rig.compile_all()
+    (drawing,) = rig.denoiser.open(small())
+    rig.denoiser.step([drawing])
+    assert drawing.step == 1
+    assert not next(rig.denoiser.open(small())).compiled, "and the kind is drawn so from then on"
+
+
 def test_no_more_than_so_many_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_BUCKETS", 2)
     rig = Rig(FakeCompiler())

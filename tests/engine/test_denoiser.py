@@ -36,6 +36,9 @@ class NoAdapters:
         assert not loras
         return self
 
+    def let_go(self) -> bool:
+        return False
+
     def active(self, sets: Sequence[object]) -> AbstractContextManager[None]:
         return nullcontext()
 
@@ -78,6 +81,9 @@ class Formula:
         self.rows.append(rows)
         told = conditioning["hidden"].mean(dim=(1, 2)) / 10 + timesteps / 1000
         return latents.tanh() * told[:, None, None, None]
+
+    def let_go(self) -> bool:
+        return self.adapters.let_go()
 
     def guides(self, guidance_scale: float) -> bool:
         return guidance_scale > 1.0
@@ -158,8 +164,8 @@ class FailsOnce(Formula):
         return super().predict(*arguments, **named)
 
 
-def loaded(model: Formula) -> Denoiser:
-    denoiser = Denoiser(lambda report: model)
+def loaded(model: Formula, **options: Any) -> Denoiser:
+    denoiser = Denoiser(lambda report: model, **options)
     denoiser.load(lambda share: None)
     return denoiser
 
@@ -362,6 +368,8 @@ def test_guidance_is_between_the_prompt_and_the_negative_prompt() -> None:
         (MemoryError(), OutOfMemory),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceLost),
         (RuntimeError("CUDA error: device-side assert triggered"), DeviceLost),
+        (RuntimeError("CUDA error: out of memory"), OutOfMemory),
+        (RuntimeError("FIND was unable to find an engine to execute this computation"), OutOfMemory),
         (RuntimeError("shapes do not match"), RuntimeError),
         (ValueError("can't allocate memory"), ValueError),
     ],
@@ -376,6 +384,51 @@ def test_the_devices_errors_are_told_in_the_workers_words(error: Exception, expe
         assert type(raised.value) is expected
     assert drawing.step == 0
     assert torch.equal(drawing.latent, before), "a failed step has changed nothing"
+
+
+@pytest.mark.parametrize(("answers", "expected"), [(False, DeviceLost), (True, RuntimeError)])
+def test_a_device_that_answers_to_nothing_is_lost_whatever_its_error_is_called(
+    monkeypatch: pytest.MonkeyPatch, *, answers: bool, expected: type[Exception]
+) -> None:
+    error = RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
+
+    def synchronize() -> None:
+        if not answers:
+            raise RuntimeError("CUDA error: misaligned address")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    denoiser = loaded(Raises(error))
+    with pytest.raises(expected) as raised:
+        denoiser.step(list(denoiser.open(small())))
+    assert type(raised.value) is expected
+
+
+def test_a_step_that_fails_at_its_very_end_has_changed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = loaded(Formula())
+    drawings = [*denoiser.open(small()), *denoiser.open(small(seed=2))]
+    before = [drawing.state.clone() for drawing in drawings]
+
+    def fails(device: torch.device) -> None:
+        raise RuntimeError("the device says so late")
+
+    monkeypatch.setattr("worker.engine.denoiser.wait_for", fails)
+    with pytest.raises(RuntimeError):
+        denoiser.step(drawings)
+    assert [(drawing.step, drawing.call) for drawing in drawings] == [(0, 0)] * 2
+    assert all(torch.equal(drawing.state, state) for drawing, state in zip(drawings, before, strict=True))
+
+
+def test_prompts_are_let_go_of_where_memory_lacks() -> None:
+    kept: list[int] = []
+    denoiser = loaded(model := Formula(), on_prompts_kept=kept.append)
+    list(denoiser.open(small(prompt="a")))
+    list(denoiser.open(small(prompt="a")))
+    assert denoiser.let_go()
+    assert not denoiser.let_go(), "there was nothing left"
+    assert kept[-1] == 0
+    list(denoiser.open(small(prompt="a")))
+    assert model.encoded.count("a") == 2
 
 
 # Finishing
@@ -432,7 +485,7 @@ def test_a_call_that_would_take_long_is_not_made_to_be_timed(monkeypatch: pytest
         return called(latents, *others)
 
     monkeypatch.setattr(model, "predict", predict)
-    monkeypatch.setattr("worker.engine.denoiser.TOO_LONG_S", 0.0)
+    monkeypatch.setattr("worker.engine.timed_calls.TOO_LONG_S", 0.0)
     denoiser = loaded(model)
     seconds, fitting = denoiser.time_call(2)
     whole, small = model.latent_shape(model.facts.width, model.facts.height)[-1], sides[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -28,12 +28,14 @@ from tests.fakes import (
     Instant,
     LosesDevice,
     OutOfMemory,
+    Sketch,
 )
 from worker import errors
-from worker.engine.runner import DeviceLost
+from worker.engine.rows import RowLimit
+from worker.engine.runner import DeviceLost, Pixels
 from worker.jobs.engine import EngineState
 from worker.jobs.events import Cancelled, CancelReason, Failed, Preview, Started
-from worker.jobs.params import ImageFormat, PreviewParams, Priority
+from worker.jobs.params import ImageFormat, JobParams, PreviewParams, Priority
 
 Start = Callable[..., Rig]
 CODES = dict.fromkeys(MOODS, "engine_failed") | {"has no memory": "out_of_memory", "fails to decode": "nan_output"}
@@ -144,6 +146,88 @@ def test_the_failed_calls_tensors_are_gone_before_it_is_tried_again(start: Start
     rig.post(num_images=4, steps=1)
     rig.wait_ended()
     assert runner.kept == [False, False]
+
+
+class KeepsForLater(Instant):
+    """Has memory for `what` only once it has let go of what it keeps for later jobs."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self._what = what
+        self._keeps = True
+        self.asked = 0
+
+    def _need(self, what: str) -> None:
+        if what == self._what and self._keeps:
+            raise errors.OutOfMemory
+
+    def open(self, params: JobParams) -> list[Sketch]:
+        self._need("opening")
+        return super().open(params)
+
+    def before_step(self, batch: Sequence[Sketch]) -> None:
+        self._need("a step")
+
+    def finish(self, drawing: Sketch) -> Pixels:
+        self._need("decoding")
+        return super().finish(drawing)
+
+    def let_go(self) -> bool:
+        self.asked += 1
+        kept, self._keeps = self._keeps, False
+        return kept
+
+
+@pytest.mark.parametrize("what", ["opening", "a step", "decoding"])
+def test_what_is_kept_for_later_jobs_goes_first(start: Start, what: str) -> None:
+    rig = start(runner := KeepsForLater(what))
+    jobs = [rig.post(num_images=2) for _ in range(3)]
+    rig.wait_ended()
+    assert all(rig.completed(job) for job in jobs)
+    assert runner.asked == 1
+    assert max(rig.gauge.rows) > 1, "and no call has fewer rows for it"
+
+
+def test_where_calls_are_padded_fewer_images_would_not_help(start: Start) -> None:
+    rig = start(runner := OutOfMemory(max_rows=0), rows=RowLimit(8, padded=True))
+    rig.post(num_images=8)
+    rig.wait_ended()
+    assert len(runner.calls) == 1
+
+
+def test_a_panic_in_a_library_fails_its_job_alone(start: Start) -> None:
+    class Panic(BaseException):
+        """As Rust's are, in Python."""
+
+    class Panics(Instant):
+        def open(self, params: JobParams) -> list[Sketch]:
+            if params.prompt == "panic":
+                raise Panic(SECRET)
+            return super().open(params)
+
+    def sign(data: bytes, params: JobParams) -> bytes:
+        if params.prompt == "sign":
+            raise Panic(SECRET)
+        return data
+
+    rig = start(Panics(), sign=sign)
+    bad, good = [rig.post(prompt=prompt) for prompt in ("panic", "sign")], rig.post()
+    rig.wait_ended()
+    assert [rig.failed(job).code for job in bad] == ["engine_failed"] * 2
+    assert rig.completed(good)
+
+
+def test_a_panic_that_is_no_jobs_ends_the_engine_in_order(start: Start) -> None:
+    class Panics(Instant):
+        def prepare(self) -> bool:
+            raise BaseException(SECRET)
+
+    rig = start(Panics())
+    job = rig.post(steps=10_000)
+    rig.wait_stopped()
+    assert rig.failed(job).code == "engine_failed"
+    assert rig.engine.snapshot().state is EngineState.FAILED
+    assert not rig.engine.snapshot().healthy
 
 
 # Races

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from worker.engine.rows import RowLimit
 from worker.errors import OutOfMemory as OutOfMemoryError
 from worker.jobs.engine import EngineState, Snapshot
 from worker.jobs.events import Cancelled, CancelReason, Completed, Preview, Progress, Started
-from worker.jobs.params import ImageFormat, PreviewParams, Priority
+from worker.jobs.params import ImageFormat, JobParams, LoraParams, PreviewParams, Priority
 from worker.jobs.queue import Full
 
 Start = Callable[..., Rig]
@@ -480,6 +481,30 @@ def test_larger_pictures_than_usual_have_more_time(start: Start, monkeypatch: py
             assert rig.engine.snapshot().healthy is healthy
         runner.allow(1)
         rig.wait_ended(job)
+
+
+@pytest.mark.parametrize(("loras", "healthy"), [((), False), ((LoraParams("large", 1.0),), True)])
+def test_weights_beside_the_model_have_time_to_be_read(
+    start: Start, loras: tuple[LoraParams, ...], *, healthy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, opened = threading.Event(), threading.Event()
+
+    class OpensSlowly(Instant):
+        def open(self, params: JobParams) -> list[Sketch]:
+            if params.prompt == "slow":
+                opening.set()
+                opened.wait(10)
+            return super().open(params)
+
+    rig = start(OpensSlowly(), stall_s=1.0)
+    rig.wait_ended(rig.post())
+    rig.post(prompt="slow", loras=loras)
+    assert opening.wait(10)
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.engine.engine.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 60))
+        assert rig.engine.snapshot().healthy is healthy
+    opened.set()
+    rig.wait_ended()
 
 
 def test_an_idle_engine_stays_healthy(start: Start) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Sequence
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -194,3 +195,23 @@ def test_many_tiles_have_the_share_of_one_picture() -> None:
             break
     tile_calls, other_calls = calls.count("tile"), calls.count("other")
     assert abs(5 * tile_calls - other_calls) <= 6, "a call of five tiles costs five times as much"
+
+
+class RunsAhead(InTiles):
+    """The first tile does all its steps in its first call, as samplers of two calls a step let some run ahead."""
+
+    def step(self, batch: Sequence[Sketch]) -> None:
+        super().step(batch)
+        for drawing in batch:
+            if drawing.tile is not None and (drawing.tile.top, drawing.tile.left) == (0, 0):
+                drawing.step = drawing.steps
+
+
+def test_a_preview_has_all_tiles_also_where_one_runs_ahead() -> None:
+    rig = Rig(RunsAhead(allowed=100))
+    job = rig.post(**tiled(preview=PREVIEW))
+    rig.wait_ended(job)
+    previews = rig.told.only(job, Preview)
+    assert [(one.step, one.width, one.height) for one in previews] == [(1, 32, 32), (2, 32, 32)]
+    assert rig.completed(job)
+    rig.close()

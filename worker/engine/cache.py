@@ -28,6 +28,12 @@ class Cache(Generic[K, V]):
         """What is kept now."""
         return self._kept.values()
 
+    def let_go(self) -> bool:
+        """Forget all of it; whether there was anything."""
+        was = bool(self._kept)
+        self._kept.clear()
+        return was
+
     def get(self, key: K) -> V:
         """The value for `key`."""
         self._on_get(key in self._kept)

@@ -133,7 +133,8 @@ class Compiling:
     ) -> torch.Tensor:
         """`model.predict` of these rows, by the calls that were compiled for the kind if `compiled`, and counted.
 
-        A compiled call that fails leaves its kind eager from then on, and is made again as it is. Raises OutOfMemory.
+        A compiled call that fails leaves its kind eager from then on, and is made again as it is. Raises OutOfMemory,
+        but where padding was a part of what did not fit.
         """
         known = self._kinds.get(kind)
         if known is None:
@@ -143,9 +144,11 @@ class Compiling:
             try:
                 with mapped_errors():
                     output = self._pieces(model, known, latents, timesteps, tensors)
-            except (OutOfMemory, DeviceLost):
+            except DeviceLost:
                 raise
             except Exception as error:
+                if isinstance(error, OutOfMemory) and len(latents) % max(known.compiled) in (0, *known.compiled):
+                    raise
                 self._failed("a compiled call failed; calls of its size are eager from now on", error)
                 known.failed |= {*known.compiled, *known.calls}
                 self._buckets -= len(known.compiled)

@@ -5,6 +5,7 @@ Knows queues, drawings and events; knows no tensor (a `Runner` has those), no cl
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from worker.engine.outbox import Outbox
 from worker.engine.pacemaker import Pacemaker
 from worker.engine.rows import LEAST_ROWS, RowLimit
 from worker.engine.run import JobRun
-from worker.engine.runner import D, DeviceLost, Runner
+from worker.engine.runner import D, DeviceLost, Pixels, Runner
 from worker.errors import OutOfMemory
 from worker.jobs import estimates
 from worker.jobs.engine import Load, Pace
@@ -60,6 +61,8 @@ class EngineCore(Generic[D]):
         self.alive_at = time.monotonic()
         self.times_usual = 1.0
         """How many times as long as a usual step what goes on at the moment may take."""
+        self.reads_files = False
+        """What goes on at the moment may read weights, from a disk that may be slow."""
         self._queue = queue
         self._outbox = outbox
         self._encoders = encoders
@@ -151,13 +154,16 @@ class EngineCore(Generic[D]):
         """Make drawings of it, for as long as a step takes where others wait; the run, if there are more to make."""
         pace, params = self.pace, run.work.params
         self.times_usual = self._rows.times_usual(LEAST_ROWS, params.width * params.height)
+        self.reads_files = params.reads_files
         try:
-            opened = run.open_on(self.runner.open, pace.step_s(pace.call_rows) if pace else 0.0)
+            opened = self._opened_on(run, pace.step_s(pace.call_rows) if pace else 0.0)
         except DeviceLost:
             raise
-        except Exception as error:
+        except BaseException as error:  # a panic in a tokenizer's Rust is no Exception
             self._fail(run, error)
             return None
+        finally:
+            self.reads_files = False
         self.alive_at = time.monotonic()
         if not opened:
             return run
@@ -166,8 +172,17 @@ class EngineCore(Generic[D]):
         self._meter.encoded_text(run.opening_s)
         return None
 
+    def _opened_on(self, run: JobRun[D], for_s: float) -> bool:
+        with contextlib.suppress(OutOfMemory):
+            return run.open_on(self.runner.open, for_s)
+        if not self.runner.let_go():
+            raise OutOfMemory
+        run.open_anew()
+        return run.open_on(self.runner.open, for_s)
+
     def _step(self, batch: list[D]) -> None:
-        """Step together; on an error in halves, until the guilty one stands alone and its job fails alone."""
+        """Step together; on an error in halves, until the guilty one stands alone and its job fails alone. Where memory
+        lacks, first what is kept for later jobs goes."""
         self.times_usual = self._rows.times_usual(sum(drawing.rows for drawing in batch), batch[0].pixels)
         started = time.monotonic()
         try:
@@ -175,14 +190,21 @@ class EngineCore(Generic[D]):
         except DeviceLost:
             raise
         except Exception as error:
-            if len(batch) == 1:
+            out_of_memory = isinstance(error, OutOfMemory)
+            if len(batch) == 1 and not out_of_memory:
                 self._fail(self._run_of(batch[0]), error)
                 return
-            out_of_memory = isinstance(error, OutOfMemory)
         else:
             self._stepped(batch, time.monotonic() - started)
             return
         # Only here, where the error is gone, are the tensors of the failed call freed.
+        if out_of_memory and self.runner.let_go():
+            self._step(batch)
+            return
+        if len(batch) == 1 or (out_of_memory and self._rows.padded):
+            for run in {id(run): run for run in map(self._run_of, batch)}.values():
+                self._fail(run, OutOfMemory())
+            return
         half = len(batch) // 2
         if out_of_memory:
             fitting = max(2, sum(drawing.rows for drawing in batch[:half]))
@@ -244,7 +266,7 @@ class EngineCore(Generic[D]):
         """Decode one image that is done, so that the others wait for one decoding at most; False if none is."""
         for run in list(self._runs.values()):
             for drawing in run.drawings:
-                if drawing.done:
+                if drawing.done and run.may_decode(drawing):
                     self._decode(run, drawing)
                     return True
         return False
@@ -255,7 +277,7 @@ class EngineCore(Generic[D]):
         self.times_usual = self._rows.times_usual(LEAST_ROWS, drawing.pixels)
         started = time.monotonic()
         try:
-            pixels = self.runner.finish(drawing)
+            pixels = self._finished(drawing)
             seconds = time.monotonic() - started
             pieces: Pieces | None = run.decoded(drawing, pixels, seconds)
             if pieces is not None and self._judging is not None:
@@ -270,9 +292,16 @@ class EngineCore(Generic[D]):
         self.alive_at = time.monotonic()
         if pieces is None:
             return
-        if drawing.tile is None:
+        if drawing.tile is None and not drawing.own_pace:
             self._fitting.drawn(run.work.params)
         self._encoders.picture(run, drawing, pieces)
+
+    def _finished(self, drawing: D) -> Pixels:
+        with contextlib.suppress(OutOfMemory):
+            return self.runner.finish(drawing)
+        if not self.runner.let_go():
+            raise OutOfMemory
+        return self.runner.finish(drawing)
 
     def _drop_ended(self) -> None:
         """Forget the jobs that the encoding pool has ended, well or badly, since the last turn."""
@@ -289,7 +318,7 @@ class EngineCore(Generic[D]):
                 self._opening = None if run is self._opening else self._opening
                 self._outbox.put(run, Cancelled(reason, run.final_timings()))
 
-    def _fail(self, run: JobRun[D], error: Exception) -> None:
+    def _fail(self, run: JobRun[D], error: BaseException) -> None:
         if isinstance(error, OutOfMemory):
             error = self._fitting.refusal(run.work.params)
         del self._runs[run.work.job_id]

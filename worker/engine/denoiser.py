@@ -5,7 +5,6 @@ Knows tensors, samplers and guidance; knows nothing of queues, jobs' lives or an
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,20 +16,18 @@ from worker.engine import preview
 from worker.engine.compiling import Compiling
 from worker.engine.control import stacked
 from worker.engine.device_errors import mapped_errors
-from worker.engine.device_memory import DeviceMemory
+from worker.engine.device_waiting import wait_for
 from worker.engine.latent_drawing import LatentDrawing
 from worker.engine.model_call import ModelCall
 from worker.engine.opening import Opening
 from worker.engine.runner import Pixels
 from worker.engine.sampling.plan import X, advance, stack_tables
+from worker.engine.timed_calls import TimedCalls
 from worker.errors import NanOutput
 from worker.jobs.params import JobParams
 
 if TYPE_CHECKING:
-    from worker.models.base import Conditioning, Model
-
-TOO_LONG_S = 10.0
-"""A call that is only to be timed."""
+    from worker.models.base import Model
 
 
 class Denoiser:
@@ -64,8 +61,6 @@ class Denoiser:
         self._on_adapters = on_adapters
         self._on_prompts_kept = on_prompts_kept
         self._before_timing = before_timing
-        self._nothing: Conditioning | None = None
-        self._was_timed = False
 
     def load(self, report: Callable[[float], None]) -> None:
         """Load the model, and fit the preview map to its VAE."""
@@ -80,21 +75,17 @@ class Denoiser:
             on_prompts_kept=self._on_prompts_kept,
         )
         self._colour_map = preview.fit(self._model)
-        self._memory = DeviceMemory(self._model.device, self._decode_nothing)
+        self._timed_calls = TimedCalls(self._model)
+        if self._model.device.type == "cuda":
+            torch.cuda.set_device(self._model.device)  # the one that is asked whether it is lost
         report(1.0)
-
-    def _decode_nothing(self) -> None:
-        """What a picture of the model's own size takes to decode."""
-        facts = self._model.facts
-        shape = self._model.latent_shape(facts.width, facts.height)
-        self._model.decode(torch.zeros((1, *shape), device=self._model.device))
 
     @torch.inference_mode()
     def open(self, params: JobParams) -> Iterator[LatentDrawing]:
         """One drawing an image, or a tile of it, as soon as it is made."""
         with mapped_errors():
             for drawing in self._opening.open(params):
-                _wait(self._model.device)
+                wait_for(self._model.device)
                 yield drawing
 
     @torch.inference_mode()
@@ -137,72 +128,35 @@ class Denoiser:
                 prediction[chosen] = negative + scales * (prediction[chosen] - negative)
             following = advance(state, prediction, noise, table)
 
-            for drawing, its_state in zip(batch, following.unbind(), strict=True):
+            states = following.unbind()
+            for drawing, its_state in zip(batch, states, strict=True):
                 if drawing.kept is not None:
                     after = drawing.call + 1
                     signal, level = float(drawing.plan.signal[after]), float(drawing.plan.level[after])
                     its_state[X] = drawing.kept.put_back(its_state[X], signal, level)
+            wait_for(device)  # until then it may still fail, and no drawing have changed
+            for drawing, its_state in zip(batch, states, strict=True):
                 drawing.state = its_state[: drawing.plan.slots]
                 drawing.noise = None
                 drawing.step = int(drawing.plan.steps_done[drawing.call])
                 drawing.call += 1
-            _wait(device)
 
     @torch.inference_mode()
     def prepare(self) -> bool:
         """Go on with compiled calls for the batches to come."""
         with mapped_errors():
-            return self._call.attend(self._memory.free_bytes)
+            return self._call.attend(self._timed_calls.memory.free_bytes)
 
     @torch.inference_mode()
     def time_call(self, rows: int) -> tuple[float, int | None]:
-        """Of latents at random, with nothing asked for. One that is going to take long is not made at all, since a job
-        may come in the middle of it: what smaller pictures take says enough."""
+        """Of latents at random, with nothing asked for."""
         with mapped_errors():
             self._before_timing()
-            facts = self._model.facts
-            if not self._was_timed:
-                expected_s = self._expected_s(rows)
-                if expected_s > TOO_LONG_S:
-                    return expected_s, None
-            self._was_timed = True
-            took_s = 0.0
+            return self._timed_calls.time(rows)
 
-            def call() -> None:
-                nonlocal took_s
-                took_s = self._seconds(rows, facts.width, facts.height)
-
-            fitting = self._memory.rows_that_fit(rows, call)
-            return took_s, fitting
-
-    def _expected_s(self, rows: int) -> float:
-        """What a call for pictures of a quarter of the sides takes, as often as it goes into them: hardly too much."""
-        facts = self._model.facts
-        width, height = (max(1, side // 4 // facts.multiple) * facts.multiple for side in (facts.width, facts.height))
-        self._seconds(rows, width, height)  # finds its kernels
-        return self._seconds(rows, width, height) * (facts.width * facts.height) / (width * height)
-
-    def _seconds(self, rows: int, width_px: int, height_px: int) -> float:
-        """Of one call."""
-        device = self._model.device
-        latents = torch.randn((rows, *self._model.latent_shape(width_px, height_px))).to(device)
-        timesteps = torch.full((rows,), 500.0, device=device)
-        self._nothing = self._nothing or self._model.encode_prompt("")
-        seen = {**self._nothing.tensors, **self._frame_of_nothing(width_px, height_px)}
-        tensors = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in seen.items()}
-        _wait(device)
-        started = time.perf_counter()
-        self._model.predict(latents, timesteps, tensors)
-        _wait(device)
-        return time.perf_counter() - started
-
-    def _frame_of_nothing(self, width_px: int, height_px: int) -> dict[str, torch.Tensor]:
-        """What a row of that size has beside the text."""
-        frame = dict(self._model.frame(width_px, height_px, self._model.facts.guidance_scale))
-        if self._model.takes_mask:
-            channels, *place = self._model.latent_shape(width_px, height_px)
-            frame["masked"] = torch.zeros((1, 1 + channels, *place), device=self._model.device)
-        return frame
+    def let_go(self) -> bool:
+        """Encoded prompts, adapters and ControlNets that no drawing uses."""
+        return self._opening.let_go()
 
     @torch.inference_mode()
     def preview(self, drawing: LatentDrawing) -> Pixels:
@@ -223,14 +177,6 @@ class Denoiser:
             scaled = (pixels[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1) * 255
             finished: Pixels = scaled.round().to(torch.uint8).cpu().numpy()
             return finished
-
-
-def _wait(device: torch.device) -> None:
-    """Until it has done what it was told to do: what is timed, and told, has happened then. The CPU always has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _numbers(batch: Sequence[LatentDrawing]) -> npt.NDArray[np.float32]:

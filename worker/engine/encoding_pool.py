@@ -95,7 +95,7 @@ class EncodingPool:
                 images = run.pictures.arrived(encoded)
                 if images is not None:
                     self._keep_images(run.work.job_id, images)
-            except Exception as error:
+            except BaseException as error:  # a panic in a library's Rust is no Exception
                 self._outbox.send(run, run.failure(error))
             else:
                 if images is not None:

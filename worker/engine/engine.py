@@ -66,7 +66,7 @@ class Engine(Generic[D]):
         sign: Sign | None = None,
         judging: Judging | None = None,
         on_ready: Callable[[], None] = lambda: None,
-        on_stop: Callable[[Exception | None], None] = lambda reason: None,
+        on_stop: Callable[[BaseException | None], None] = lambda reason: None,
     ) -> None:
         self._make_runner = make_runner
         self._queue = queue
@@ -150,7 +150,7 @@ class Engine(Generic[D]):
             case _:
                 pace = self._core.pace
                 patience_s = self._first_call_s
-                if pace is not None:
+                if pace is not None and not self._core.reads_files:
                     usual_step_s = pace.step_s(self._rows.usual)
                     patience_s = max(self._stall_s, STALL_STEPS * usual_step_s * self._core.times_usual)
                 return self._thread.is_alive() and time.monotonic() - self._core.alive_at < patience_s
@@ -158,7 +158,7 @@ class Engine(Generic[D]):
     # What happens on the engine's thread.
 
     def _main(self) -> None:
-        reason: Exception | None = None
+        reason: BaseException | None = None
         try:
             self._core.runner = self._make_runner()
             self._core.runner.load(self._report_load)
@@ -172,7 +172,7 @@ class Engine(Generic[D]):
                     self._queue.wait(IDLE_WAIT_S)
             self._state = EngineState.STOPPED
             self._end_everything()
-        except Exception as error:
+        except BaseException as error:  # a panic in a library's Rust is no Exception
             reason = error
             self._state = EngineState.FAILED
             if not isinstance(error, StartError):

@@ -78,6 +78,10 @@ class Enlarger:
             drawing.canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
             drawing.step += 1
 
+    def let_go(self) -> bool:
+        """Networks that no drawing uses."""
+        return self._networks.let_go()
+
     def preview(self, drawing: EnlargedDrawing) -> Pixels:
         """In the size of the picture that came."""
         scale = drawing.upscaler.scale
@@ -119,6 +123,11 @@ class WithUpscalers:
     def step(self, batch: Sequence[Any]) -> None:
         """As `Runner` has it; drawings of one key are of one kind."""
         self._of(batch[0]).step(batch)
+
+    def let_go(self) -> bool:
+        """As `Runner` has it."""
+        networks, others = self._enlarger.let_go(), self._denoiser.let_go()
+        return networks or others
 
     def preview(self, drawing: Any) -> Pixels:
         """As `Runner` has it."""

@@ -119,6 +119,13 @@ class Opening:
                 compiled=compiled,
             )
 
+    def let_go(self) -> bool:
+        """Drop what is only kept for later jobs and takes memory; whether there was any."""
+        prompts, weights = self._prompts.let_go(), self._model.let_go()
+        self._on_prompts_kept(0)
+        self._on_adapters(*self._model.adapters.held)
+        return prompts or weights
+
     def _encode_prompt(self, asked: tuple[str | None, tuple[LoraParams, ...]]) -> Conditioning:
         text, loras = asked
         adapters = self._model.adapters

@@ -33,18 +33,21 @@ class RowLimit:
 
     What is measured holds for pictures of `native_pixels`, the model's own size where that is known; a call of larger
     pictures is full with fewer rows.
-    `on_measured` hears of it when it is known, and when it is known better. `clock` counts seconds.
+    `on_measured` hears of it when it is known, and when it is known better. `clock` counts seconds. `padded`: every
+    call computes all its rows, so that one with fewer would need no less memory.
     """
 
     def __init__(
         self,
         fixed: int | None = None,
         *,
+        padded: bool = False,
         native_pixels: int | None = None,
         known: int | None = None,
         on_measured: Callable[[int], None] = lambda rows: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.padded = padded
         self._fixed = fixed
         self._native_pixels = native_pixels
         self._measured = known

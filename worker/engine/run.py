@@ -67,6 +67,10 @@ class JobRun(Generic[D]):
             self._opened(self._made)
         return len(self._made) == expected
 
+    def open_anew(self) -> None:
+        """Its drawings could not be made: begin with the first again."""
+        self._coming, self._made = None, []
+
     def _opened(self, drawings: list[D]) -> None:
         self.drawings = drawings
         self._load_to_come = None
@@ -110,6 +114,11 @@ class JobRun(Generic[D]):
         """The drawings of its first image that is still being drawn: those that a preview is made of."""
         return [drawing for drawing in self.drawings if drawing.index == self.drawings[0].index]
 
+    def may_decode(self, drawing: D) -> bool:
+        """One that is done. A preview is made of all tiles of an image, and some of them run ahead of the others."""
+        of_its_image = (other for other in self.drawings if other.index == drawing.index)
+        return self.work.params.preview is None or all(other.done for other in of_its_image)
+
     def decoded(self, drawing: D, pixels: Pixels, seconds: float) -> list[tuple[Tile | None, Pixels]] | None:
         """One more image, or tile, went through the decoder: all of its image's pieces if it was the last."""
         self.undecoded -= 1
@@ -125,7 +134,7 @@ class JobRun(Generic[D]):
         total = replace(self.timings, total_s=time.monotonic() - self.work.accepted_at)
         return Timings(*(None if (s := getattr(total, name)) is None else round(s, 4) for name in Timings.__slots__))
 
-    def failure(self, error: Exception) -> Failed:
+    def failure(self, error: BaseException) -> Failed:
         """The job's ending for `error`; what is not meant for clients is logged and told in general words."""
         if not isinstance(error, JobFailure):
             logger.error("a job failed", exc_info=error, extra={"job_id": self.work.job_id})

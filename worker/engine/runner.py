@@ -91,6 +91,9 @@ class Runner(Protocol[D]):
     def prepare(self) -> bool:
         """Make later calls faster, between two steps, by no more work than a call; False if there was none to do."""
 
+    def let_go(self) -> bool:
+        """Free what is only kept for later jobs, since memory was lacking; whether there was any of it."""
+
     def preview(self, drawing: D) -> Pixels:
         """What the picture looks like so far, at any resolution up to its own."""
 

@@ -184,6 +184,11 @@ class JobParams:
         """Whether pictures came with it."""
         return self.image is not None or bool(self.controls)
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether it names weights beside the model's, which are read when they are not in memory."""
+        return bool(self.loras or self.controls or (self.upscale and self.upscale.by_network))
+
     def without_pictures(self) -> JobParams:
         """The same with the bytes of its pictures let go of."""
 

@@ -59,7 +59,7 @@ class EngineRig:
         keep_images: Callable[[str, Sequence[Image]], None] = lambda job_id, images: None,
     ) -> None:
         self._sampler = checkpoint.facts.sampler
-        self._ended: queue.SimpleQueue[Event | Exception | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
         self._numbers = itertools.count(1)
         self._engine: Engine[Any] = Engine(
             lambda: Denoiser(
@@ -111,7 +111,7 @@ class EngineRig:
             event = self._ended.get(timeout=PATIENCE_S)
         except queue.Empty:
             raise NotMeasured(f"the engine told nothing for {PATIENCE_S:.0f} s") from None
-        if isinstance(event, Exception):
+        if isinstance(event, BaseException):
             raise NotMeasured(f"the engine stopped: {event}")
         return event
 
