@@ -71,13 +71,16 @@ def usual_dtype(device: Device, flags: Set[str] | None = None) -> str:
 
 
 def memory(device: Device) -> tuple[int | None, int | None]:
-    """(total, used) bytes of the device; of the machine and of this process for the CPU."""
+    """(total, used) bytes of the device; of the machine and of this process for the CPU. None for what nobody tells."""
     if device.backend == "cpu":
         return _machine_bytes(), _process_bytes()
     import torch
 
     if device.backend == "cuda":
-        free, total = torch.cuda.mem_get_info(device.torch_name)
+        try:
+            free, total = torch.cuda.mem_get_info(device.torch_name)
+        except RuntimeError:  # a device that is lost answers nothing any more
+            return None, None
         return total, total - free
     return torch.mps.recommended_max_memory(), torch.mps.driver_allocated_memory()
 

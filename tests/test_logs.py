@@ -81,3 +81,9 @@ def test_second_attempts_and_reasons(capfd: pytest.CaptureFixture[str]) -> None:
     said = capfd.readouterr().err
     assert "job started, attempt 2" in said
     assert "job cancelled: timeout" in said
+
+
+def test_requests_of_its_own_are_not_told_with_their_addresses(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("debug", "text")
+    logging.getLogger("httpx").info("HTTP Request: POST https://orchestrator/")
+    assert capfd.readouterr().err == ""

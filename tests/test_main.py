@@ -46,6 +46,8 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     monkeypatch.setenv("SDW_PORT", "0")  # what is wrong is found when the port is open
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS"):
         monkeypatch.setenv(name, "1")
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        monkeypatch.setenv(name, "error")
     interval, root = sys.getswitchinterval(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
 

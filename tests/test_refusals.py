@@ -13,7 +13,7 @@ import torch
 
 from tests.models.files import write_zeros
 from tests.models.published import write_published
-from tests.test_main import Refusal, model, refusal
+from tests.test_main import Refusal, launch, model, refusal
 
 __all__ = ["model", "refusal"]
 
@@ -161,3 +161,11 @@ def test_another_checksum(refusal: Refusal, model: Path) -> None:
     line = r"the model is not the one that --model-sha256 names: its checksum is [0-9a-f]{64}"
     assert re.fullmatch(line, refusal("--model", str(model), "--model-sha256", "0" * 64))
     assert "the model is not the one that --model-sha256 names" in DOCS
+
+
+def test_what_only_shows_while_it_is_loaded(model: Path) -> None:
+    status, out, err = launch("cpu", "--port", "0", "--model", str(model))
+    _, last = err.splitlines()  # the first says where it listens
+    assert (status, out) == (2, "")
+    assert last == "sd-worker-cpu: the model's weights cannot be loaded (RuntimeError)"
+    assert "the model's weights cannot be loaded" in DOCS

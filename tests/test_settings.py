@@ -147,6 +147,8 @@ def test_of_two_sources_of_tokens_none_is_ignored(monkeypatch: pytest.MonkeyPatc
         (["--advertise-url", "gpu-7:8600"], "--advertise-url"),
         (["--orchestrator-url", "http://orchestrator/?a=b"], "--orchestrator-url"),
         (["--advertise-url", "http://gpu-7/#a"], "--advertise-url"),
+        (["--orchestrator-url", "http://user:secret@orchestrator"], "--orchestrator-url"),
+        (["--advertise-url", "http://user@gpu-7"], "--advertise-url"),
         (["--worker-id", "x" * 201], "--worker-id"),
         (["--cors-origins", "studio.example"], "--cors-origins"),
         (["--cors-origins", "https://studio.example/"], "--cors-origins"),

@@ -51,6 +51,8 @@ def configure(level: str, form: Literal["text", "json"]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # It tells of every request, with the address; what there is to say of the orchestrator the heartbeat says.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def log_event(job: Job, event: Event, *, prompts: bool) -> None:

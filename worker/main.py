@@ -76,6 +76,9 @@ def _serve(settings: Settings, backend: Backend) -> int:
     # No download at serving time, whatever a configuration names.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    # What is wrong with a model is told in a line; the libraries print tables.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     if backend == "cpu":
         keep_freed_memory()

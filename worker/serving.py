@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import sys
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from worker.compiler import CompilerProcess
 from worker.describe import describe_worker
 from worker.engine.engine import Engine
 from worker.engine.runner import Runner
-from worker.errors import WorkerError
+from worker.errors import StartError, WorkerError
 from worker.jobs.events import Event
 from worker.jobs.facts import Limits
 from worker.jobs.job import Job
@@ -69,7 +70,7 @@ def begin(settings: Settings, tokens: Tokens, provided: Provided, url: str, stop
         retained_bytes=settings.retain_bytes,
     )
     rows = provide.row_limit(settings, device, checkpoint)
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
 
     def load(report: Callable[[float], None]) -> Model:
         model = checkpoint.load(device, report)
@@ -125,7 +126,7 @@ def begin(settings: Settings, tokens: Tokens, provided: Provided, url: str, stop
             loop.call_soon_threadsafe(heartbeat.changed)
         print(f"sd-worker-{device.backend}: ready", file=sys.stderr, flush=True)
 
-    def on_engine_stop(reason: Exception | None) -> None:
+    def on_engine_stop(reason: BaseException | None) -> None:
         if reason is not None:
             failures.append(reason)
             with contextlib.suppress(RuntimeError):
@@ -157,7 +158,7 @@ def begin(settings: Settings, tokens: Tokens, provided: Provided, url: str, stop
         had_jobs = service.busy()
         loop.call_soon(heartbeat.changed)
         await service.drain(0.0 if failures else settings.drain_s)
-        await asyncio.sleep(LINGER_S if had_jobs else 0.0)
+        await asyncio.sleep(LINGER_S if had_jobs else LINGER_S - (time.monotonic() - service.last_ending_at))
 
     info = functools.partial(describe_worker, settings, device, checkpoint.facts, service, advertised, uuid.uuid4().hex)
     heartbeat = provide.heartbeat(settings, info)
@@ -191,9 +192,14 @@ def begin(settings: Settings, tokens: Tokens, provided: Provided, url: str, stop
         await heartbeat.tell_last(LAST_WORD_S)
         if tracing is not None:
             tracing.close(LAST_SPANS_S)
+        status = 0
         for failure in failures:
-            detail = failure.detail if isinstance(failure, WorkerError) else type(failure).__name__
-            print(f"sd-worker-{device.backend}: the engine failed: {detail}", file=sys.stderr)
-        return 1 if failures else 0, stopped
+            told = failure.detail if isinstance(failure, WorkerError) else type(failure).__name__
+            if isinstance(failure, StartError):  # the model cannot be served: another start would say the same
+                status = 2
+            else:
+                status, told = 1, f"the engine failed: {told}"
+            print(f"sd-worker-{device.backend}: {told}", file=sys.stderr)
+        return status, stopped
 
     return Serving(app, drain, service.hurry, end)

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
         ge=2,
         le=1024,
         description="rows in one model call; a job with guidance has two an image (default: as many as pay on this "
-        "device, measured while it is idle; 16 until then and in exact numerics)",
+        "device, measured while it is idle; 16 until then and in exact numerics; on mps 4)",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="what the model computes in")
     weights_dtype: Literal["auto", "float8_e4m3fn"] = Field(
@@ -160,6 +160,8 @@ def read_settings(backend: str, arguments: list[str]) -> Settings:
         url = getattr(settings, name)
         if url is not None and (url.query is not None or url.fragment is not None):
             raise ConfigurationError(f"--{_flag(name)}: a path may follow the host, but no query and no fragment")
+        if url is not None and (url.username is not None or url.password is not None):
+            raise ConfigurationError(f"--{_flag(name)}: a name or password does not belong into an address")
     if settings.token is not None and settings.token_file is not None:
         raise ConfigurationError("SDW_TOKEN and --token-file exclude each other")
     return settings

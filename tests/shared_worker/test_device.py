@@ -144,3 +144,13 @@ def test_a_container_has_what_its_limit_leaves(tmp_path: Path) -> None:
     assert _group_bytes(tmp_path) == 350
     (tmp_path / "memory.max").write_text("600\n")
     assert _group_bytes(tmp_path) == 0
+
+
+def test_a_device_that_is_lost_has_no_figures(torch: SimpleNamespace) -> None:
+    def fails(name: str) -> tuple[int, int]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    device = find_device("cuda")
+    torch.cuda.mem_get_info = fails
+    assert memory(device) == (None, None)
+    assert free_bytes(device) is None
