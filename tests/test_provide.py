@@ -56,3 +56,18 @@ def test_what_is_refused(flags: tuple[str, ...], device: Device, checkpoint: Any
 def test_clients_hear_how_it_computes(flags: tuple[str, ...], told: tuple[str, str | None]) -> None:
     facts = provide.everything(read_settings("cpu", list(flags)), CPU).checkpoint.facts
     assert (facts.numerics, facts.compile) == told
+
+
+@pytest.mark.parametrize(
+    ("flags", "device", "rows"),
+    [
+        ((), Device("mps", "mps", "an Apple GPU"), 4),
+        (("--numerics", "exact"), Device("mps", "mps", "an Apple GPU"), 4),
+        (("--numerics", "exact"), CPU, 16),
+        (("--numerics", "exact", "--max-rows", "6"), Device("mps", "mps", "an Apple GPU"), 6),
+    ],
+)
+def test_rows_that_are_not_measured(flags: tuple[str, ...], device: Device, rows: int) -> None:
+    settings = read_settings(device.backend, list(flags))
+    limit = provide.row_limit(settings, device, provide.everything(read_settings("cpu", []), CPU).checkpoint)
+    assert (limit.usual, limit.padded, limit.wanted) == (rows, "exact" in flags, None)

@@ -103,6 +103,8 @@ def test_probes_answer_at_once_and_a_job_that_is_posted_meanwhile_is_accepted(st
     with worker.client.stream("GET", f"/v1/jobs/{accepted.json()['job_id']}/stream") as stream:
         assert "event: completed" in stream.read().decode()
     worker.process.send_signal(signal.SIGTERM)
+    url = f"/v1/jobs/{accepted.json()['job_id']}/images/0"
+    assert worker.client.get(url).status_code == 200, "what has just ended can be fetched"
     status, said = worker.ended()
     assert (status, "Traceback" in said) == (0, False)
 

@@ -84,6 +84,16 @@ def test_what_a_drawing_uses_stays(tiny: Path, loras: Path) -> None:
     assert kept(denoiser) == []
 
 
+def test_what_nobody_uses_is_let_go_of_where_memory_lacks(tiny: Path, loras: Path) -> None:
+    denoiser = load(tiny, loras)
+    drawings = list(denoiser.open(wearing(("a", 1.0))))
+    list(denoiser.open(wearing(("b", 1.0))))
+    assert denoiser.let_go()
+    assert kept(denoiser) == ["a"]
+    assert not denoiser.let_go()
+    assert drawings
+
+
 def test_a_picture_is_the_same_after_its_adapter_was_let_go_of(tiny: Path, loras: Path) -> None:
     denoiser = load(tiny, loras, cache_bytes=0)
     before = draw(denoiser, wearing(("a", 1.0)), job(seed=2))

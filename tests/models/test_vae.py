@@ -49,3 +49,22 @@ def test_up_to_the_threshold_nothing_changes(vae: AutoencoderKL, pixels: torch.T
     usual, at_it = Vae(vae, torch.float32), Vae(vae, torch.float32, tiled_above_px=256 * 256)
     mean, _ = usual.encode(pixels)
     assert torch.equal(at_it.decode(mean), usual.decode(mean))
+
+
+def test_a_cast_that_breaks_off_leaves_no_mixture(
+    vae: AutoencoderKL, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Vae(vae, torch.float32)
+    mean, _ = ours.encode(pixels)
+    before = ours.decode(mean)
+
+    def breaks_off(model: torch.nn.Module, dtype: torch.dtype) -> None:
+        monkeypatch.undo()
+        model.encoder.to(dtype)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("worker.models.vae.to_dtype", breaks_off)
+    with pytest.raises(torch.OutOfMemoryError), ours._in(torch.float64, 1):
+        pass
+    assert {parameter.dtype for parameter in vae.parameters()} == {torch.float32}
+    assert torch.equal(ours.decode(mean), before)

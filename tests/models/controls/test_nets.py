@@ -81,6 +81,17 @@ def test_one_in_use_stays_whatever_the_bound(folder: Path, tiny: Path) -> None:
     assert second is nets.hold("b")
 
 
+def test_those_that_nobody_uses_are_let_go_of(folder: Path, tiny: Path) -> None:
+    nets = keeping(folder, tiny, kept=3)
+    held = nets.hold("a")
+    nets.hold("b")
+    assert nets.let_go()
+    assert in_memory(nets) == ["a"]
+    assert not nets.let_go()
+    del held
+    assert nets.let_go()
+
+
 @pytest.mark.parametrize("spoil", ["gone", "cut", "another"])
 def test_a_net_that_was_spoilt_since_the_start_fails_its_own_job(folder: Path, tiny: Path, spoil: str) -> None:
     ours = load(tiny, folder)
