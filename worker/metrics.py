@@ -21,7 +21,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self._prompt_bytes = 0
+        self._prompt_bytes = self._peak_bytes = 0
         self.jobs = Counter("sdw_jobs", "Jobs by how they ended", ["status"], registry=registry)
         self.accepted = Counter("sdw_jobs_accepted", "Jobs accepted", registry=registry)
         self.waiting = Gauge("sdw_queue_waiting", "Jobs that wait", registry=registry)
@@ -158,9 +158,16 @@ class Metrics:
             known = memory()[index]
             return math.nan if known is None else known
 
+        def read_peak() -> float:
+            """The most that was ever told: who measures a call lets the device count anew."""
+            if (told := peak_bytes()) is None:
+                return math.nan
+            self._peak_bytes = max(self._peak_bytes, told)
+            return self._peak_bytes
+
         self.memory.labels("total").set_function(lambda: read(0))
         self.memory.labels("used").set_function(lambda: read(1))
-        self.memory.labels("peak").set_function(lambda: math.nan if (most := peak_bytes()) is None else most)
+        self.memory.labels("peak").set_function(read_peak)
         self.memory.labels("weights").set_function(weights_bytes)
         self.memory.labels("prompt_cache").set_function(lambda: self._prompt_bytes)
         self.memory.labels("working_set").set_function(lambda: max(0.0, read(1) - weights_bytes() - self._prompt_bytes))

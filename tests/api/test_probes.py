@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -11,6 +12,7 @@ import pytest
 from tests.conftest import eventually
 from tests.fakes import FACTS, LIMITS, FailsToLoad, LoadsWhenTold, LosesDevice, StepByStep
 from tests.serving import ServedWorker, events_of
+from worker.metrics import Metrics
 
 Serve = Callable[..., ServedWorker]
 
@@ -53,6 +55,18 @@ def test_a_model_that_cannot_be_loaded_fails_the_waiting_jobs(serve: Serve) -> N
     eventually(lambda: worker.client.get("/ready").json().get("reason") == "failed")
     assert worker.client.get("/health").status_code == 503
     assert worker.try_post().status_code == 503
+
+
+def test_the_peak_is_the_most_that_was_ever_told() -> None:
+    """Whoever measures what a call takes lets the device count anew."""
+    told = iter((None, 100, 300, 50))
+    metrics = Metrics()
+    metrics.watch(lambda: 2, lambda: (None, None), lambda: next(told))
+    peaks = [
+        float(re.search(r'sdw_memory_bytes{kind="peak"} (\S+)', metrics.exposition(0, 0).decode())[1]) for _ in range(4)
+    ]
+    assert math.isnan(peaks[0])
+    assert peaks[1:] == [100, 300, 300]
 
 
 def test_info(instant: ServedWorker) -> None:
