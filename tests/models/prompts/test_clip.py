@@ -166,7 +166,7 @@ def test_two_encoders_stand_side_by_side(
 def test_tokenizers_that_count_differently_make_one_prompt(
     tiny: Path, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, second: Any
 ) -> None:
-    """What one pads with it reads by itself wherever it stands; SDXL's and SD 3's second one has the mark ! for that."""
+    """What one pads with it reads by itself wherever it stands: SDXL's second one, for instance, the mark !."""
     tokenizer_2 = CLIPTokenizer.from_pretrained(tiny / "tokenizer", pad_token="c")
     one, two = encoder(tokenizer, text_encoder), encoder(tokenizer_2, second.text_model, number=1)
     text = "circle " * 20
