@@ -23,8 +23,9 @@ RECEIVE_S = 10.0
 """For a request's head to arrive whole, and for each next piece of its body; uvicorn itself would wait for ever."""
 STALL_S = 10.0
 """For a peer to read anything of what waits for it; uvicorn itself would wait for ever."""
-UNSENT_BYTES = 131_072
-"""As many the system keeps of what a peer has no room for."""
+UNSENT_BYTES = 16_384
+"""About as many the system keeps of what a peer has no room for: it is told of in halves of that, and a peer that takes
+less than one of them within `STALL_S` is taken for one that reads nothing."""
 BODY_TIMES = 6
 """So many times as long the whole may take, however its pieces drip in."""
 
@@ -91,11 +92,22 @@ class Connection(H11Protocol):
         super().resume_writing()
         if self._patience is not None:
             self._patience.cancel()
+        self._watch_last_bytes()
+
+    def on_response_complete(self) -> None:
+        """Where nothing comes behind it, all of it must be taken."""
+        super().on_response_complete()
+        self._watch_last_bytes()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Closing waits until the peer has read what was sent, which it must go on with."""
+        """Nothing more was asked for."""
         super().timeout_keep_alive_handler()
-        self._watch_peer()
+        self._watch_last_bytes()
+
+    def _watch_last_bytes(self) -> None:
+        """Closing waits until the peer has read what was sent, which it must go on with."""
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._watch_peer()
 
     def _watch_peer(self) -> None:
         if self._patience is not None:

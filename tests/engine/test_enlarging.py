@@ -150,3 +150,20 @@ def test_each_drawing_goes_to_the_runner_that_opened_it() -> None:
     both.time_call(2)
     both.prepare()
     assert denoiser.asked == ["open", "open", "step", "preview", "finish", "load", "time_call", "prepare"]
+
+
+def test_networks_that_nobody_uses_are_let_go_of() -> None:
+    loaded: list[str] = []
+
+    def load(name: str) -> Blur:
+        loaded.append(name)
+        return Blur(2)
+
+    enlarger = Enlarger(load)  # type: ignore[arg-type]
+    (drawing,) = enlarger.open(job(64, 64))
+    assert not enlarger.let_go(), "it is in use"
+    enlarger.open(job(64, 64))
+    del drawing
+    assert enlarger.let_go()
+    enlarger.open(job(64, 64))
+    assert len(loaded) == 2

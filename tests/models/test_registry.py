@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -236,3 +237,20 @@ def test_a_noise_schedule_that_is_not_built_is_refused(folder: Path, changes: di
     change(folder / "scheduler/scheduler_config.json", **changes)
     denoiser = Denoiser(lambda report: recognise(folder).load(find_device("cpu"), report))
     assert "scheduler" in refusal(lambda _: denoiser.load(lambda share: None), folder)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), OSError(errno.EIO, "a bad disk")],
+)
+def test_what_says_nothing_of_the_model_does_not_refuse_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Another start may do, so that a supervisor should try."""
+
+    def fails(*arguments: object) -> object:
+        raise error
+
+    monkeypatch.setattr("worker.models.parts.read_folder_part", fails)
+    with pytest.raises(type(error)):
+        load(folder)

@@ -42,6 +42,8 @@ Parsed = TypeVar("Parsed")
 
 RANDOM_SEEDS = 2**32
 PICTURE_FIELDS = (b'"image"', b'"mask"', b'"controls"')
+LARGE_BYTES = 65_536
+"""More than that is not worked on in the event loop."""
 MAX_FIELDS = 200
 MAX_QUOTES_AND_COMMAS = 20_000
 """More than the longest texts can hold. A body of a million fields, each a fault, would hold up the event loop for a
@@ -69,14 +71,14 @@ async def read_body(request: Request, limits: Limits, media_type: str = "applica
     return bytes(body)
 
 
-async def digest_of(body: bytes, limits: Limits) -> bytes:
+async def digest_of(body: bytes) -> bytes:
     """What a body is told from others by."""
-    return await beside(body, limits, lambda: hashlib.sha256(body).digest())
+    return await beside(body, lambda: hashlib.sha256(body).digest())
 
 
-async def beside(body: bytes, limits: Limits, parse: Callable[[], Parsed]) -> Parsed:
+async def beside(body: bytes, parse: Callable[[], Parsed]) -> Parsed:
     """What `parse` makes of a body, beside the event loop if that is large."""
-    return parse() if len(body) <= limits.text_body_bytes else await asyncio.to_thread(parse)
+    return parse() if len(body) <= LARGE_BYTES else await asyncio.to_thread(parse)
 
 
 def load_json(body: bytes, limits: Limits, picture_fields: Iterable[bytes] = PICTURE_FIELDS) -> Any:

@@ -43,12 +43,12 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         if key is not None and not 1 <= len(key) <= MAX_KEY_CHARACTERS:
             raise InvalidRequest(FieldFault("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters"))
         body = await read_body(request, service.limits)
-        digest = await digest_of(body, service.limits)
+        digest = await digest_of(body)
         trace_id, passed_on = read_trace(request)
         # A repeat is not judged once more: a worker that came back may have another model by now.
         job, is_new = service.store.by_key(key, digest) if key is not None else None, False
         if job is None:
-            params = await beside(body, service.limits, lambda: parse_job(body, facts, service.limits))
+            params = await beside(body, lambda: parse_job(body, facts, service.limits))
             job, is_new = service.submit(params, key, digest, trace_id)
         return JSONResponse(
             job_json(job, None if is_new else service.positions.of(job)),  # a new one has just been told

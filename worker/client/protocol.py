@@ -177,8 +177,8 @@ class Following:
             self._patience.heard()
         for sent in self._reader.feed(chunk):
             event = None if self._ended else read_event(sent)
-            if event is None or event.id <= self._last_id:
-                continue
+            if event is None or (event.id <= self._last_id and not isinstance(event, Ending)):
+                continue  # an ending is new whatever its number: a disk may have lost what was told before it
             self._patience.refreshed()
             self._last_id = event.id
             self._ended = isinstance(event, Ending)

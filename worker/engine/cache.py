@@ -28,11 +28,12 @@ class Cache(Generic[K, V]):
         """What is kept now."""
         return self._kept.values()
 
-    def let_go(self) -> bool:
-        """Forget all of it; whether there was anything."""
-        was = bool(self._kept)
-        self._kept.clear()
-        return was
+    def let_go(self, but: Callable[[V], bool] = lambda value: False) -> bool:
+        """Forget all values `but` some; whether there were any."""
+        idle = [key for key, value in self._kept.items() if not but(value)]
+        for key in idle:
+            del self._kept[key]
+        return bool(idle)
 
     def get(self, key: K) -> V:
         """The value for `key`."""

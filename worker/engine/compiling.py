@@ -53,13 +53,14 @@ class Compiler(Protocol):
 
 @dataclass(slots=True)
 class _Kind:
-    """What was seen of a kind: `shapes` of a row of its inputs, `calls` counts by bucket."""
+    """What was seen of a kind: `shapes` of a row of its inputs, `calls` counts by bucket; `lacked` memory once."""
 
     shapes: Shapes
     calls: Counter[int] = field(default_factory=Counter)
     compiled: dict[int, Compiled] = field(default_factory=dict)
     failed: set[int] = field(default_factory=set)
     on: bool = False
+    lacked: bool = False
 
     def wanted(self) -> list[int]:
         """Buckets that pay and were not tried, the hottest first."""
@@ -134,7 +135,7 @@ class Compiling:
         """`model.predict` of these rows, by the calls that were compiled for the kind if `compiled`, and counted.
 
         A compiled call that fails leaves its kind eager from then on, and is made again as it is. Raises OutOfMemory,
-        but where padding was a part of what did not fit.
+        but where padding was a part of what did not fit, for the second time.
         """
         known = self._kinds.get(kind)
         if known is None:
@@ -147,8 +148,10 @@ class Compiling:
             except DeviceLost:
                 raise
             except Exception as error:
-                if isinstance(error, OutOfMemory) and len(latents) % max(known.compiled) in (0, *known.compiled):
-                    raise
+                if isinstance(error, OutOfMemory):
+                    again, known.lacked = known.lacked, True
+                    if not again or len(latents) % max(known.compiled) in (0, *known.compiled):
+                        raise
                 self._failed("a compiled call failed; calls of its size are eager from now on", error)
                 known.failed |= {*known.compiled, *known.calls}
                 self._buckets -= len(known.compiled)

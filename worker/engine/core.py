@@ -175,7 +175,7 @@ class EngineCore(Generic[D]):
     def _opened_on(self, run: JobRun[D], for_s: float) -> bool:
         with contextlib.suppress(OutOfMemory):
             return run.open_on(self.runner.open, for_s)
-        if not self.runner.let_go():
+        if run.reopened or not self.runner.let_go():
             raise OutOfMemory
         run.open_anew()
         return run.open_on(self.runner.open, for_s)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ KEPT = 2
 """Networks in memory, beside those in use."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(slots=True, weakref_slot=True, eq=False, kw_only=True)
 class EnlargedDrawing(Drawing):
     """`canvas` is what there is of the larger picture; where no tile was yet, the pixels that came, made larger."""
 
@@ -42,6 +43,7 @@ class Enlarger:
 
     def __init__(self, load: Callable[[str], Upscaler]) -> None:
         self._networks = Cache(load, capacity=KEPT)
+        self._drawn: WeakSet[EnlargedDrawing] = WeakSet()
 
     def open(self, params: JobParams) -> list[EnlargedDrawing]:
         """One drawing, of as many steps as there are tiles. Shares no call: its bytes are the same in any company."""
@@ -65,6 +67,7 @@ class Enlarger:
             places=places,
             canvas=pixels.repeat(upscaler.scale, axis=0).repeat(upscaler.scale, axis=1),
         )
+        self._drawn.add(drawing)
         return [drawing]
 
     @torch.inference_mode()
@@ -80,7 +83,8 @@ class Enlarger:
 
     def let_go(self) -> bool:
         """Networks that no drawing uses."""
-        return self._networks.let_go()
+        used = {id(drawing.upscaler) for drawing in self._drawn}
+        return self._networks.let_go(lambda network: id(network) in used)
 
     def preview(self, drawing: EnlargedDrawing) -> Pixels:
         """In the size of the picture that came."""

@@ -37,6 +37,7 @@ class JobRun(Generic[D]):
         self.undecoded = work.params.num_images
         self.pictures = Pictures(work.params.num_images)
         self.previews = Previews()
+        self.reopened = False
         self._coming: Iterator[D] | None = None
         self._made: list[D] = []
         self._load_to_come: Load | None = None
@@ -69,7 +70,7 @@ class JobRun(Generic[D]):
 
     def open_anew(self) -> None:
         """Its drawings could not be made: begin with the first again."""
-        self._coming, self._made = None, []
+        self._coming, self._made, self.reopened = None, [], True
 
     def _opened(self, drawings: list[D]) -> None:
         self.drawings = drawings

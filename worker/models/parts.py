@@ -5,6 +5,7 @@ Knows how the libraries read weights, not what a family does with them. Imports 
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+PASSING = {errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
 def load_parts(
@@ -69,7 +71,7 @@ def load_part(checkpoint: Checkpoint, part: str, cls: Any) -> Any:
     """A part, e.g. `text_encoder_2`, as `cls` of diffusers or transformers; in the checkpoint's dtype, on the CPU.
 
     Safetensors alone, without network. Raises ModelUnusable, also for a weight that is not there: the libraries would
-    make it up.
+    make it up. What says nothing of the model is raised as it is.
     """
     source, dtype = checkpoint.source, checkpoint.facts.dtype
     try:
@@ -83,11 +85,19 @@ def load_part(checkpoint: Checkpoint, part: str, cls: Any) -> Any:
     except ModelUnusable:
         raise
     except Exception as error:
+        if passes_by(error):
+            raise
         logger.debug("loading failed", exc_info=error)
         raise ModelUnusable(f"the model's weights cannot be loaded ({type(error).__name__})") from error
     if missing:
         raise ModelUnusable(f"the model's {part} lacks weights: {min(missing)}")
     return loaded.eval().requires_grad_(False)
+
+
+def passes_by(error: Exception) -> bool:
+    """Whether it says nothing of the model, so that another start may do: memory that lacks, a disk that is away."""
+    lacks_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    return lacks_memory or (isinstance(error, OSError) and error.errno in PASSING)
 
 
 def load_tokenizer(checkpoint: Checkpoint, part: str, cls: Any) -> Any:
@@ -96,6 +106,8 @@ def load_tokenizer(checkpoint: Checkpoint, part: str, cls: Any) -> Any:
     try:
         return cls.from_pretrained(folder, local_files_only=True, **changes)
     except Exception as error:
+        if passes_by(error):
+            raise
         logger.debug("loading failed", exc_info=error)
         raise ModelUnusable(f"the model's {part} cannot be loaded ({type(error).__name__})") from error
 

@@ -33,8 +33,10 @@ VERSION = 2
 RESERVE_BYTES = 32_000_000
 """With less room on the disk no new job is accepted, so that those that run can be written to their end."""
 LOCK_S = 5.0
-LONG_LOG_BYTES = 64_000_000
-"""A log that has never been quiet for long enough to begin anew is cut while the writer waits."""
+LONG_LOG_PAGES = 16_000
+"""Of 4 KiB. A log that was not quiet for long enough to begin anew is cut while the writer waits."""
+MARK_PAGES = 1
+"""What beginning the log anew writes by itself, and nobody else."""
 FORGET_AT_ONCE = 32
 """So many forgotten jobs are written down together, or fewer when the house is tidied."""
 
@@ -181,11 +183,11 @@ class SqliteJournal:
         """As `Journal` has it, without holding up the writer."""
         while self._unneeded:
             self._pictures.remove(self._unneeded.pop())
-        with contextlib.suppress(sqlite3.Error, OSError), contextlib.closing(self._connect()) as database:
-            long = (self._folder / f"{DATABASE}-wal").stat().st_size > LONG_LOG_BYTES
-            how = "TRUNCATE" if long else "PASSIVE"
-            busy, pages, done = database.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
-            if not busy and 0 < pages == done:
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(self._connect()) as database:
+            _, pages, done = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if pages > LONG_LOG_PAGES:
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # little is left to bring over
+            if pages > LONG_LOG_PAGES or MARK_PAGES < pages == done:
                 # Whoever writes next begins the log anew, and waits for the disk to have its head.
                 database.execute(f"PRAGMA user_version = {VERSION}")
 

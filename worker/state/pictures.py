@@ -64,10 +64,11 @@ class Pictures:
                     file.unlink()
 
     def _keep_names(self) -> None:
-        """Also through a power cut."""
+        """Also through a power cut, where the file system offers that for a folder."""
         folder = os.open(self._folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            with contextlib.suppress(OSError):
+                os.fsync(folder)
         finally:
             os.close(folder)
 

@@ -60,9 +60,9 @@ async def read_edit(request: Request, limits: Limits) -> EditRequest:
     if media_type_of(request) == FORM:
         body = await read_body(request, limits, FORM)
         content_type = request.headers["content-type"]
-        return await beside(body, limits, lambda: _parsed_form(body, content_type, limits))
+        return await beside(body, lambda: _parsed_form(body, content_type, limits))
     body = await read_body(request, limits)
-    return await beside(body, limits, lambda: _parsed_json(body, limits))
+    return await beside(body, lambda: _parsed_json(body, limits))
 
 
 def _parsed_form(body: bytes, content_type: str, limits: Limits) -> EditRequest:

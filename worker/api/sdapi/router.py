@@ -32,11 +32,11 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
 
     async def read_job(request: Request, form: type[TextToImage]) -> tuple[TextToImage, JobParams]:
         body = await read_body(request, limits)
-        asked = await beside(body, limits, lambda: read(form, body, limits))
+        asked = await beside(body, lambda: read(form, body, limits))
         if not isinstance(asked, ImageToImage):
             return asked, as_params(asked, {}, facts, limits)
         pictures = await anyio.to_thread.run_sync(asked.read_mask, limits, limiter=one_mask_at_a_time)
-        params = await beside(body, limits, lambda: as_params(asked, pictures, facts, limits))
+        params = await beside(body, lambda: as_params(asked, pictures, facts, limits))
         return asked.without_pictures(), params
 
     async def draw(request: Request, form: type[TextToImage]) -> Response:

@@ -151,16 +151,18 @@ def _require_shapes(layer: Layer, down: torch.Tensor, up: torch.Tensor) -> None:
 def _peft_scale(trained: Mapping[str, Any], prefix: str, place: str, rank: int) -> float:
     """What peft multiplies a layer's two factors by, as its configuration in the file's metadata says; 1 without one.
 
-    By `LoraConfig`: a pattern is a layer's name or the end of it; `use_rslora` divides by the root of the rank. Raises
-    ValueError for patterns that are more than a name: they could keep the process busy for ever.
+    By `LoraConfig`: a pattern is a layer's name, or the end of it unless it begins with `^`; `use_rslora` divides by the
+    root of the rank. Raises ValueError for patterns that are more than a name: they could keep the process busy for
+    ever.
     """
     if (alpha := trained.get(f"{prefix}.lora_alpha")) is None:
         return 1.0
     for pattern, own in (trained.get(f"{prefix}.alpha_pattern") or {}).items():
-        ending = str(pattern).removeprefix("^").removesuffix("$").replace("\\.", ".")
+        whole, ending = str(pattern).startswith("^"), str(pattern).strip("^$").replace("\\.", ".")
         if not NAME.fullmatch(ending):
             raise ValueError("a pattern that is no layer's name")
-        if any(f".{name}".endswith(f".{ending}") for name in (place, f"text_model.{place}")):
+        names = (place, f"text_model.{place}")
+        if ending in names or (not whole and any(name.endswith(f".{ending}") for name in names)):
             alpha = own
             break
     return float(alpha) / (math.sqrt(rank) if trained.get(f"{prefix}.use_rslora") else rank)
