@@ -136,7 +136,7 @@ def _processor_line(name: str) -> str | None:
 def _machine_bytes() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
+    except (ValueError, OSError, AttributeError):  # Windows has none
         return None
 
 

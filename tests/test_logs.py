@@ -86,4 +86,6 @@ def test_second_attempts_and_reasons(capfd: pytest.CaptureFixture[str]) -> None:
 def test_requests_of_its_own_are_not_told_with_their_addresses(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("debug", "text")
     logging.getLogger("httpx").info("HTTP Request: POST https://orchestrator/")
+    logging.getLogger("sse_starlette.sse").debug("chunk: a picture")
+    logging.getLogger("PIL.PngImagePlugin").debug("STREAM a picture")
     assert capfd.readouterr().err == ""

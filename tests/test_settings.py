@@ -156,6 +156,9 @@ def test_of_two_sources_of_tokens_none_is_ignored(monkeypatch: pytest.MonkeyPatc
         (["--log-format", "xml"], "--log-format"),
         (["--on-unsafe", "show"], "--on-unsafe"),
         (["--retain-jobs", "0"], "--retain-jobs"),
+        (["--state-dir", ""], "--state-dir"),
+        (["--lora-dir="], "--lora-dir"),
+        (["--worker-id", ""], "--worker-id"),
     ],
     ids=" ".join,
 )
@@ -177,6 +180,11 @@ def test_the_orchestrators_address_has_two_names(monkeypatch: pytest.MonkeyPatch
 def test_an_orchestrators_token_is_one_that_a_header_can_carry(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDW_ORCHESTRATOR_TOKEN", token)
     assert "SDW_ORCHESTRATOR_TOKEN" in refusal("--orchestrator-url", "http://orchestrator")
+
+
+def test_an_empty_path_of_the_environment_is_not_the_folder_one_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDW_STATE_DIR", "")
+    assert refusal() == "--state-dir is empty"
 
 
 def test_an_orchestrators_token_without_an_orchestrator_is_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ def keep_freed_memory() -> None:
     before torch is imported.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
-    with contextlib.suppress(OSError, AttributeError):  # no mallopt: musl, macOS, Windows
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no mallopt: musl, macOS, Windows
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
             mallopt(option, value)

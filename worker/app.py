@@ -61,7 +61,7 @@ def create_app(
     app.include_router(probes.router(service, facts, metrics, worker_info))
     page = studio.load()
     app.include_router(studio.router(page))
-    app.add_middleware(RequireToken, tokens=tokens, metrics_too=metrics_auth, page=page)
+    app.add_middleware(RequireToken, tokens=tokens, metrics_too=metrics_auth, page=page, origins=cors_origins)
     if cors_origins:  # outside of the token: a browser's preflight cannot carry one
         app.add_middleware(
             CORSMiddleware,

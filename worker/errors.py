@@ -4,6 +4,7 @@ WorkerError
 ├── RequestError              an HTTP request that is answered with problem+json
 │   ├── MalformedBody         400 malformed
 │   ├── Unauthorized          401 unauthorized
+│   ├── CrossSite             403 cross_site
 │   ├── RouteNotFound         404 not_found
 │   ├── JobNotFound           404 job_not_found
 │   ├── ImageNotFound         404 image_not_found
@@ -88,6 +89,12 @@ class Unauthorized(RequestError):
 
     status, code = 401, "unauthorized"
     headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012
+
+
+class CrossSite(RequestError):
+    """A page of another origin may ask for nothing here."""
+
+    status, code = 403, "cross_site"
 
 
 class RouteNotFound(RequestError):

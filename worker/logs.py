@@ -53,6 +53,8 @@ def configure(level: str, form: Literal["text", "json"]) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # It tells of every request, with the address; what there is to say of the orchestrator the heartbeat says.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("sse_starlette", "PIL"):  # which tell what pictures and events hold
+        logging.getLogger(library).setLevel(max(logging.INFO, logging.getLogger().level))
 
 
 def log_event(job: Job, event: Event, *, prompts: bool) -> None:

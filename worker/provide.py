@@ -177,4 +177,4 @@ def heartbeat(settings: Settings, info: Callable[[], WorkerInfo]) -> Heartbeat |
     from shared_worker.heartbeat import Heartbeat
 
     token = settings.orchestrator_token
-    return Heartbeat(str(settings.orchestrator_url), info, token=token.get_secret_value() if token else None)
+    return Heartbeat(str(settings.orchestrator_url), info, token=token.get_secret_value().strip() if token else None)

@@ -141,6 +141,11 @@ def read_settings(backend: str, arguments: list[str]) -> Settings:
             if PREFIX + name.upper() in os.environ:
                 raise ConfigurationError(f"{PREFIX}{name.upper()} and {PREFIX}{other.upper()} are the same setting")
             flags.setdefault(name, value)
+    for name, field in Settings.model_fields.items():
+        told = flags.get(name, os.environ.get(PREFIX + name.upper()))
+        # An empty path is the folder that one happens to be in.
+        if told == "" and (field.annotation == Path | None or name == "worker_id"):
+            raise ConfigurationError(f"--{_flag(name)} is empty")
     try:
         settings = Settings(**flags)
     except ValidationError as invalid:
@@ -152,7 +157,7 @@ def read_settings(backend: str, arguments: list[str]) -> Settings:
         if settings.orchestrator_url is None:
             raise ConfigurationError("SDW_ORCHESTRATOR_TOKEN is set, but there is no --orchestrator-url")
         # What a header can carry: RFC 9110, 5.5.
-        if not (text := secret.get_secret_value()).isascii() or not text.isprintable() or not text.strip():
+        if not (text := secret.get_secret_value().strip()).isascii() or not text.isprintable() or not text:
             raise ConfigurationError("SDW_ORCHESTRATOR_TOKEN is empty or holds what no header can carry")
     if wrong := [origin for origin in settings.origins if not ORIGIN.fullmatch(origin)]:
         raise ConfigurationError(f"--cors-origins: {wrong[0]!r} is no origin, such as https://studio.example")

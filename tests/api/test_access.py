@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -129,3 +129,34 @@ def test_with_the_token_everything_works(guarded: ServedWorker) -> None:
 
 def test_without_tokens_everything_is_open(instant: ServedWorker) -> None:
     assert instant.client.get("/v1/info").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 202),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://127.0.0.1"}, 202),
+        ({"Sec-Fetch-Site": "none"}, 202),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+def test_pages_from_elsewhere_change_nothing_where_there_is_no_token(
+    instant: ServedWorker, headers: dict[str, str], status: int
+) -> None:
+    response = instant.client.post("/v1/jobs", json={"prompt": "x"}, headers=headers)
+    assert response.status_code == status
+    assert instant.client.get("/v1/jobs", headers=headers).status_code == 200
+    if status == 403:
+        assert response.json()["code"] == "cross_site"
+
+
+def test_but_for_those_that_are_named_or_bring_a_token(serve: Callable[..., ServedWorker]) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://studio.example"}
+    named = serve(cors_origins=("https://studio.example",))
+    assert named.client.post("/v1/jobs", json={"prompt": "x"}, headers=headers).status_code == 202
+    other = headers | {"Origin": "https://evil.example"}
+    assert named.client.post("/v1/jobs", json={"prompt": "x"}, headers=other).status_code == 403
+    guarded = serve(tokens=("secret",))
+    token = {"Authorization": "Bearer secret"}
+    assert guarded.client.post("/v1/jobs", json={"prompt": "x"}, headers=headers | token).status_code == 202

@@ -321,9 +321,10 @@ def test_names_that_a_client_made_up_are_not_repeated(instant: ServedWorker, nam
         {"image": "", **{f"field{number}": 1 for number in range(100_000)}},
         {"image": "", "prompt": "x", "labels": {f"label{number}": 1 for number in range(100_000)}},
         {"image": "", "prompt": ["x"] * 100_000},
+        {"image": "", "loras": [{f"field{number}": 1 for number in range(6000)}]},
         {f"field{number}": 1 for number in range(201)},
     ],
-    ids=["fields", "labels", "values", "a few too many"],
+    ids=["fields", "labels", "values", "in a list", "a few too many"],
 )
 def test_a_body_of_very_many_faults_gets_a_short_answer(instant: ServedWorker, body: dict[str, Any]) -> None:
     response = post_raw(instant, json.dumps(body).encode())

@@ -214,3 +214,33 @@ def test_a_job_that_has_ended_holds_no_picture() -> None:
     assert emptied.mask is not None
     assert (emptied.image.data, emptied.mask.data) == (b"", b"")
     assert params_json(emptied) == params_json(asked), "what is shown stays"
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A progressive picture that says its last scan again and again, without any data in it."""
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64)).save(buffer, "JPEG", progressive=True)
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x00\x10"
+    return buffer.getvalue()[:-2] + scan * count + b"\xff\xd9"
+
+
+def png_of_texts(count: int) -> bytes:
+    """Compressed texts, each of which grows a thousandfold when it is read."""
+    import zlib
+
+    whole = encoded()
+    text = b"zTXt" + b"a\0\0" + zlib.compress(bytes(1000))
+    chunk = (len(text) - 4).to_bytes(4, "big") + text + zlib.crc32(text).to_bytes(4, "big")
+    return whole[:33] + chunk * count + whole[33:]
+
+
+@pytest.mark.parametrize(
+    "bomb", [jpeg_of_scans(1000), png_of_texts(100), b"\xff\xd8" + b"\xff\xe1\0\x08Exif\0\0" * 100]
+)
+def test_what_takes_long_to_read_is_refused(bomb: bytes) -> None:
+    assert faults(task="image-to-image", image=text(bomb)) == {"image": "must be a PNG, JPEG or WebP picture"}
+
+
+def test_what_tools_write_is_not() -> None:
+    for data in (png_of_texts(8), jpeg_of_scans(8)):
+        assert parse(task="image-to-image", image=text(data)).image is not None

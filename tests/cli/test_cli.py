@@ -247,6 +247,7 @@ def test_jobs_cancel_and_stream(serve: Serve, sd: Callable[..., Told]) -> None:
     assert (status, out.splitlines()[1]) == (0, "   2  started, attempt 1")
     assert f"/v1/jobs/{first}/images/0" in out
     assert sd(worker, "cancel", "nothing")[0] == 3
+    assert sd(worker, "stream", second, "--after", "99")[::2] == (5, ""), "an end that was seen before is told too"
     assert len(sd(worker, "jobs", "--limit", "1")[1].splitlines()) == 1
 
 
@@ -297,6 +298,63 @@ def test_whoever_reads_may_leave(instant: ServedWorker) -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_output_that_cannot_be_written_is_one_line(instant: ServedWorker) -> None:
+    for words in (["info"], ["jobs"], ["info", "--json"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "worker.cli", *words, "--url", instant.url],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+
+
+def test_letters_that_the_terminal_lacks_end_nothing(instant: ServedWorker) -> None:
+    job_id = instant.finish(prompt="\N{HIRAGANA LETTER A}")["job_id"]
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.cli", "jobs", "--url", instant.url],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{job_id}  completed" in done.stdout
+    assert "\\u3042" in done.stdout
+
+
+def test_a_hangup_that_is_ignored_stays_so(serve: Serve) -> None:
+    worker = serve(StepByStep())
+    child = subprocess.Popen(
+        [sys.executable, "-m", "worker.cli", "generate", "x", "--out", "-", "--url", worker.url],
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    worker.runner.wait_for_calls(1)
+    child.send_signal(signal.SIGHUP)
+    worker.runner.allow_all()
+    picture, _ = child.communicate(timeout=20)
+    assert child.returncode == 0
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_nothing_need_be_writable_where_nothing_is_written(
+    instant: ServedWorker, sd: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.cli.generate.writable", lambda asked: pytest.fail("there is no file"))
+    assert sd(instant, "generate", "x", "--detach")[0] == 0
+
+
+def test_one_that_is_not_known_keeps_no_other_from_being_cancelled(serve: Serve, sd: Callable[..., Told]) -> None:
+    worker = serve(StepByStep())
+    waiting = worker.post()["job_id"], worker.post()["job_id"]
+    status, out, err = sd(worker, "cancel", waiting[0], "nothing", waiting[1])
+    assert (status, [line.split()[0] for line in out.splitlines()]) == (3, list(waiting))
+    assert len(err.splitlines()) == 1
 
 
 def test_a_terminal_sees_a_bar_and_the_picture(instant: ServedWorker) -> None:

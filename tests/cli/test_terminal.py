@@ -120,3 +120,15 @@ def test_a_picture_becomes_half_blocks() -> None:
     top, bottom = text.spans[0].style, text.spans[-1].style
     assert str(top) == "#ff0000 on #ff0000"
     assert str(bottom) == "#0000ff on #0000ff"
+
+
+@pytest.mark.parametrize("kind", ["kitty", "iterm2", "blocks"])
+def test_a_high_picture_is_no_higher_than_the_screen(kind: Kind) -> None:
+    console, sent = terminal(height=40)
+    with Live(Text("bar"), console=console, auto_refresh=False) as live:
+        painted = Painter(console, kind).paint(noise(832, 1216))
+        assert painted is not None
+        live.update(Group(Text("bar"), painted), refresh=True)
+        shown = sent.getvalue()
+    assert shown.count("\n") <= 40
+    assert {"kitty": "a=T", "iterm2": "File=inline", "blocks": "▀"}[kind] in shown

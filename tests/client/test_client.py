@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,3 +236,23 @@ def test_whatever_an_id_holds_it_stays_one_segment(instant: ServedWorker) -> Non
                 client.job(name)
             assert refused.value.code in ("job_not_found", "not_found")
     assert httpx.get(f"{instant.url}/health").is_success
+
+
+def test_as_many_jobs_are_followed_as_there_are(serve: Serve) -> None:
+    """Each has a connection of its own, and none waits for another's."""
+    worker = serve(StepByStep(), limits=smaller(queue_capacity=200))
+    with Client(worker.url) as client, ThreadPoolExecutor(130) as threads:
+        jobs = [client.submit(PROMPT) for _ in range(120)]
+        endings = [threads.submit(lambda job: list(client.follow(job.job_id))[-1], job) for job in jobs]
+        eventually(lambda: worker.connections() > 110)  # more than httpx opens by itself
+        worker.runner.allow_all()
+        assert all(isinstance(ending.result(60), Completed) for ending in endings)
+
+
+def test_a_password_in_the_address_is_not_told(instant: ServedWorker) -> None:
+    with Client("http://me:secret@127.0.0.1:1") as client, pytest.raises(Unreachable) as told:
+        client.info()
+    assert "secret" not in str(told.value)
+    with pytest.raises(ValueError, match="room for one") as refused:
+        Client("http://me:secret@127.0.0.1:1", token="t")
+    assert "secret" not in str(refused.value)

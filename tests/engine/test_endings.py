@@ -12,6 +12,7 @@ from tests.engine.fakes import (
     MOODS,
     CallsWhenOpening,
     HoldsEncodersAndSteps,
+    HoldsFirstPreview,
     HoldsPixels,
     LosesDeviceWhileEncoding,
     Moody,
@@ -393,3 +394,13 @@ class MoodyUntil(Moody):
         if len(self.calls) == self._lost_at:
             raise DeviceLost(SECRET)
         super().before_step(batch)  # type: ignore[arg-type]
+
+
+def test_previews_that_come_faster_than_they_are_encoded_are_left_out(start: Start) -> None:
+    rig = Rig(runner := HoldsFirstPreview())
+    job = rig.post(steps=200, preview=PreviewParams(1, 32, ImageFormat.JPEG))
+    runner.wait_for_calls(200)
+    runner.held.released.set()
+    rig.told.wait(lambda: rig.told.ending(job) is not None)
+    assert 0 < len(rig.told.only(job, Preview)) < 199
+    assert rig.engine.stop(10)

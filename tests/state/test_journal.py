@@ -168,6 +168,17 @@ def test_pictures_that_belong_to_nobody_are_removed_at_the_start(journal: Sqlite
     assert len(list((tmp_path / "state" / "images").iterdir())) == len(PICTURES)
 
 
+def test_what_it_did_not_write_itself_stays(journal: SqliteJournal, tmp_path: Path) -> None:
+    """A state directory may have been named by mistake."""
+    kept = [tmp_path / "state" / "images" / name for name in ("holiday.jpg", "job_notes.png", "job_12.png")]
+    for file in kept:
+        file.write_bytes(b"somebody's")
+    again = reopen(journal, tmp_path)
+    again.restore()
+    again.close()
+    assert all(file.exists() for file in kept)
+
+
 def test_pictures_are_all_there_or_none(
     journal: SqliteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,10 +95,18 @@ def load_json(body: bytes, limits: Limits, picture_fields: Iterable[bytes] = PIC
         value = from_json(body)
     except ValueError:
         raise MalformedBody(_where_malformed(body)) from None
-    fields = value if isinstance(value, dict) else {}
-    if len(fields) + sum(len(inner) for inner in fields.values() if isinstance(inner, dict)) > MAX_FIELDS:
+    if _fields_in(value) > MAX_FIELDS:
         raise too_many
     return value
+
+
+def _fields_in(value: Any, deeper: int = 2) -> int:
+    """Its own, and those of what lies in it, lists included, a few levels down; nothing lies deeper in a job."""
+    if not isinstance(value, (dict, list)):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    own = len(value) if isinstance(value, dict) else 0
+    return own + (sum(_fields_in(one, deeper - 1) for one in inner) if deeper else 0)
 
 
 def parse_job(body: bytes, facts: ModelFacts, limits: Limits) -> JobParams:

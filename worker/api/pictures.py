@@ -24,6 +24,16 @@ from worker.jobs.params import Picture
 FORMATS = ("PNG", "JPEG", "WEBP")
 DATA_URL = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 """RFC 2397, section 3; what stands before the base64 of a picture. What type it names is not asked: bytes tell."""
+MOST_SCANS = 100
+"""Of a JPEG; progressive ones have about ten. Each is a run over all pixels, and may take ten bytes to ask for."""
+MOST_CHUNKS = 32
+"""Of a kind in a picture that a few bytes make large, or that a parser copies all of for each."""
+BOMBS = (
+    (b"\x89PNG", (b"zTXt", b"iTXt", b"iCCP"), MOST_CHUNKS),
+    (b"\xff\xd8", (b"Exif\0\0",), MOST_CHUNKS),
+    (b"\xff\xd8", (b"\xff\xda",), MOST_SCANS),
+)
+"""Of files that begin so, how often these may stand in them."""
 TURNED = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 NOT_BASE64 = "must be base64, with or without a data: prefix"
@@ -74,6 +84,8 @@ def read_picture(text: str, limits: Limits) -> Picture:
 
 def size_of(data: bytes, limits: Limits) -> tuple[int, int]:
     """Width and height of the picture upright, from its header. Raises Unreadable."""
+    if any(data.startswith(head) and sum(map(data.count, marks)) > most for head, marks, most in BOMBS):
+        raise Unreadable(NO_PICTURE)
     if (size := _webp_size(data)) is not None:  # its decoder makes room for all pixels when it reads the header
         _refuse_large(size, limits)
     try:

@@ -10,9 +10,10 @@ import itertools
 import json
 from typing import Any, assert_never
 
-from worker.cli.exits import CANCELLED, DONE, FAILED, printable
+from worker.cli.arguments import PROGRAM
+from worker.cli.exits import CANCELLED, DONE, FAILED, printable, say, status_of
 from worker.cli.screen import within
-from worker.client import Client, events
+from worker.client import Client, Refused, events
 from worker.client.events import Event
 
 
@@ -30,15 +31,20 @@ def jobs(asked: argparse.Namespace, client: Client) -> int:
 
 def cancel(asked: argparse.Namespace, client: Client) -> int:
     """Each job's id and what became of it. Raises ClientError."""
-    cancelled = []
+    cancelled, status = [], DONE
     for job_id in asked.job_id:
-        job = client.cancel(job_id)
+        try:
+            job = client.cancel(job_id)
+        except Refused as refused:  # one that is not known keeps no other from being cancelled
+            say(PROGRAM, f"{job_id}: {refused}")
+            status = status_of(refused)
+            continue
         cancelled.append(job.raw)
         if not asked.json:
             print(f"{job.job_id}  {job.status if job.ended else 'cancelling'}", flush=True)
     if asked.json:
         print(json.dumps(cancelled))
-    return DONE
+    return status
 
 
 def info(asked: argparse.Namespace, client: Client) -> int:
@@ -70,8 +76,8 @@ def info(asked: argparse.Namespace, client: Client) -> int:
 
 def stream(asked: argparse.Namespace, client: Client) -> int:
     """One line an event; with --json one object a line. Leaving early leaves the job alone. Raises ClientError."""
-    status = DONE
-    client.job(asked.job_id)  # a worker that is not there is told at once; one that goes away later is waited for
+    job = client.job(asked.job_id)  # a worker that is not there is told at once; one that goes later is waited for
+    status = {"failed": FAILED, "cancelled": CANCELLED}.get(job.status, DONE)  # of an end that was seen before
     with contextlib.closing(client.follow(asked.job_id, after=asked.after)) as happens:
         for event in happens:
             print(as_json(event) if asked.json else as_text(event), flush=True)

@@ -30,7 +30,8 @@ PLAIN = (
 def run(asked: argparse.Namespace, client: Client) -> int:
     """Raises UsageError, ClientError. Leaving early, by Ctrl+C too, cancels the job."""
     fields = fields_of(asked)
-    writable(asked)
+    if not asked.detach:
+        writable(asked)
     prompt = " ".join(asked.prompt)
     client.info()  # a worker that is not there is told at once; one that goes away later is waited for
     if asked.detach:

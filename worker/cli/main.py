@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import signal
 import sys
@@ -18,6 +20,7 @@ from worker.client import Client, ClientError
 
 Command = Callable[[argparse.Namespace, Client], int]
 BACKENDS = ("cpu", "cuda", "mps")
+ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Terminated(BaseException):
@@ -39,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return inspect.main(given[1:], program=f"{PROGRAM} inspect")
     asked = parser().parse_args(given)
-    before = {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # One that is ignored already stays so: that is how nohup works.
+    heeded = [number for number in ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _terminate) for number in heeded}
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # prompts have letters that not every terminal has
     try:
         with Client(asked.url, token=_token(asked.token_file), patience_s=getattr(asked, "patience", 0.0)) as client:
             status = _command(asked.command)(asked, client)
@@ -51,10 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, ValueError) as error:
         exits.say(PROGRAM, str(error))
         return exits.USAGE
-    except BrokenPipeError:
-        # Whoever read has what it wanted. What is left in the buffer must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read has what it wanted
+        _forget_output()
         return exits.SIGNAL + signal.SIGPIPE
+    except OSError as error:
+        _forget_output()
+        exits.say(PROGRAM, f"the output cannot be written: {error.strerror or type(error).__name__}")
+        return exits.USAGE
     except KeyboardInterrupt:
         exits.say(PROGRAM, "interrupted")
         return exits.SIGNAL + signal.SIGINT
@@ -64,6 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _forget_output() -> None:
+    """What is left in the buffer must not be tried again at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _command(name: str) -> Command:

@@ -45,7 +45,8 @@ class Painter:
     """Makes pictures into what a `Console` can print, as large as there is room for; None where there is none."""
 
     def __init__(self, console: Console, kind: Kind | None) -> None:
-        room = min(LARGEST_PICTURE, console.width, 2 * (console.height - 4))
+        self._rows = console.height - 4  # beside the bar: what is higher than the screen is cut off
+        room = min(LARGEST_PICTURE, console.width, 2 * self._rows)
         self._width = room if kind is not None and room >= SMALLEST_PICTURE else 0
         self._kind = kind
         self._number = random.randint(1, 2**31 - 1)
@@ -63,14 +64,15 @@ class Painter:
         if not self._width:
             return None
         with Image.open(io.BytesIO(encoded)) as image:
+            width = max(1, min(self._width, 2 * self._rows * image.width // image.height))
             if self._kind == "blocks":
-                return half_blocks(image, self._width)
-            rows = max(1, round(image.height / image.width * self._width / 2))
+                return half_blocks(image, width)
+            rows = max(1, min(self._rows, round(image.height / image.width * width / 2)))
             png = _png(image)
         if self._kind == "kitty":
-            place = self._number, self._width, rows
+            place = self._number, width, rows
             return Inline(kitty(png, *place), rows, again=kitty_again(*place))
-        return Inline(iterm2(png, self._width, rows), rows)
+        return Inline(iterm2(png, width, rows), rows)
 
 
 class Inline:

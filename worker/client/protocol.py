@@ -36,7 +36,7 @@ def unreachable(url: httpx.URL, error: httpx.HTTPError | None = None) -> ClientE
     if isinstance(error, httpx.DecodingError):
         return BadAnswer("the answer cannot be decoded")
     told = f" ({type(error).__name__})" if error is not None else ""
-    return Unreachable(f"no worker answers at {url}{told}")
+    return Unreachable(f"no worker answers at {url.copy_with(userinfo=b'')}{told}")
 
 
 def successful(response: httpx.Response) -> httpx.Response:

@@ -61,7 +61,8 @@ def main(launcher: Path = REPOSITORY / "bin" / "sd-worker-cpu") -> int:
     if not launcher.exists():  # installed as a package: the console script lies beside python
         launcher = Path(sys.executable).with_name("sd-worker-cpu")
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, _interrupt)
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # that is how nohup works
+            signal.signal(signum, _interrupt)
     try:
         run(arguments, launcher, console)
     except DemoError as error:

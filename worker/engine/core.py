@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PREVIEWS_WAITING = 16
+"""Of a job, for an encoder; where they come faster than they are encoded, some are left out."""
 ADMIT_AT_ONCE = 2
 """Jobs taken up between two steps, so that a burst of newcomers does not hold up those that run."""
 
@@ -243,7 +245,8 @@ class EngineCore(Generic[D]):
                 run.reported_step += 1
                 self._outbox.put(run, Progress(run.reported_step, steps, round(end_s, 3)))
             step = min(drawing.step for drawing in run.shown)
-            if asked and run.previewed_step < step < steps and step % asked.every == 0:
+            room = run.previews.waiting < PREVIEWS_WAITING
+            if asked and room and run.previewed_step < step < steps and step % asked.every == 0:
                 run.previewed_step = step
                 previews.append((run, asked))
         self._outbox.flush()

@@ -176,6 +176,11 @@ class Previews:
         self._told = 0
         self._early: dict[int, Preview] = {}
 
+    @property
+    def waiting(self) -> int:
+        """How many were not told yet."""
+        return self._ordered - self._told
+
     def order(self) -> int:
         """The place of one more preview."""
         self._ordered += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from worker.jobs.events import Image
 
 UNFINISHED = ".part"
+OURS = re.compile(r"job_[0-9a-f]+\.[0-9]+\.[a-z]+(\.part)?")
+"""Nothing else in the folder is touched: it may be somebody's."""
 
 
 class Pictures:
@@ -56,6 +59,8 @@ class Pictures:
     def keep_only(self, job_ids: Collection[str]) -> None:
         """Remove what belongs to no job of these, and what was never finished."""
         for file in self._folder.iterdir():
+            if not OURS.fullmatch(file.name):
+                continue
             job_id = file.name.partition(".")[0]
             if job_id in job_ids and file.suffix != UNFINISHED:
                 self._names[job_id].append(file.name)

@@ -122,12 +122,13 @@ def test_the_words_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["(" * 2000 + ")" * 2000, "[" * 2000 + ")" * 2000, "\\" * 4000, ": " * 2000, ":" * 4000]
+    "text", ["(" * 2000 + ")" * 2000, "[" * 2000 + ")" * 2000, "\\" * 4000, ": " * 2000, ":" * 4000, ":" + "1" * 3999]
 )
 def test_no_text_takes_long(text: str) -> None:
     started = time.process_time()
-    parse(text)
-    assert time.process_time() - started < 0.5
+    for _ in range(10):
+        parse(text)
+    assert time.process_time() - started < 1.0
 
 
 @given(ANY_TEXT)

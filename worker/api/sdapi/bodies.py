@@ -24,6 +24,8 @@ PICTURE_FIELDS = (b'"init_images"',)
 PREVIEW = {"every": 5, "size": 512, "format": "jpeg"}
 """For whoever asks `progress` for the picture so far."""
 MAX_IMAGES = 8
+MOST_CHARACTERS = 8000
+"""Of a prompt with its tags; a job takes half as many."""
 MAX_BLUR_PX = 64
 NAMES = {
     "guidance_scale": "cfg_scale",
@@ -49,8 +51,8 @@ class TextToImage(BaseModel):
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
     only_with: ClassVar[dict[str, str]] = ONLY_WITH | {"denoising_strength": "enable_hr"}
 
-    prompt: Text = Field(examples=["a red circle on a blue background"])
-    negative_prompt: Text | None = None
+    prompt: Text = Field(max_length=MOST_CHARACTERS, examples=["a red circle on a blue background"])
+    negative_prompt: Text | None = Field(None, max_length=MOST_CHARACTERS)
     width: int | None = Field(None, ge=1)
     height: int | None = Field(None, ge=1)
     steps: int | None = Field(None, ge=1, le=150)
@@ -122,7 +124,7 @@ class ImageToImage(TextToImage):
 
 def read(form: type[TextToImage], body: bytes, limits: Limits) -> TextToImage:
     """The body as one of these forms. Raises BodyTooLarge, MalformedBody, InvalidRequest with every fault."""
-    load_json(body, limits, PICTURE_FIELDS)
+    load_json(body, limits, PICTURE_FIELDS if issubclass(form, ImageToImage) else ())
     try:
         asked = form.model_validate_json(body)
     except ValidationError as invalid:

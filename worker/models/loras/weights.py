@@ -151,8 +151,8 @@ def _require_shapes(layer: Layer, down: torch.Tensor, up: torch.Tensor) -> None:
 def _peft_scale(trained: Mapping[str, Any], prefix: str, place: str, rank: int) -> float:
     """What peft multiplies a layer's two factors by, as its configuration in the file's metadata says; 1 without one.
 
-    By `LoraConfig`: a pattern is a layer's name, or the end of it unless it begins with `^`; `use_rslora` divides by the
-    root of the rank. Raises ValueError for patterns that are more than a name: they could keep the process busy for
+    By `LoraConfig`: a pattern is a layer's name, or the end of it unless it begins with `^`; `use_rslora` divides by
+    the root of the rank. Raises ValueError for patterns that are more than a name: they could keep the process busy for
     ever.
     """
     if (alpha := trained.get(f"{prefix}.lora_alpha")) is None:

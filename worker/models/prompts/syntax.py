@@ -17,7 +17,7 @@ MAX_WEIGHT = 10.0
 _OVERFLOW = 1e30
 _SIGN = re.compile(
     r"""(?<!\\)(?P<backslashes>\\*)(?P<bracket>[()\[\]])
-      | :\s*(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))\s*\)
+      | :\s*(?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))\s*\)
       | \b(?P<new_chunk>BREAK)\b""",
     re.VERBOSE,
 )
