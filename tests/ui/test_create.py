@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
+from tests.ui.axe import faults, load_axe
 from tests.ui.line import Line
 from tests.ui.studio import BLUE, CIRCLE, GREEN, RED, fill, generate, pixels, share
 
@@ -132,6 +133,8 @@ def test_what_the_worker_did_not_do_is_said_by_the_picture(page: Page) -> None:
     warnings = page.get_by_role("list", name="Warnings of the worker").get_by_role("listitem")
     told = "negative_prompt: it has no effect without guidance by a second row"
     expect(warnings).to_have_text([told])
+    load_axe(page)
+    assert faults(page) == []
     page.reload()
     expect(warnings).to_have_text([told])  # now out of the gallery
     fill(page, CIRCLE, steps=4)
@@ -165,3 +168,8 @@ def test_settings_are_reused_on_the_page_of_their_task(page: Page) -> None:
         page.locator(".grid .thumb").nth(thumb).click()
         page.get_by_role("button", name="Reuse settings").click()
         expect(page.get_by_role("link", name=current)).to_have_attribute("aria-current", "page")
+
+
+def test_the_worker_says_when_its_queue_is_done(page: Page) -> None:
+    page.get_by_role("link", name="Worker").click()
+    expect(page.get_by_role("region", name="Queue")).to_contain_text("All of it done in")
