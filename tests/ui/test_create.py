@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
+from tests.ui.axe import faults, load_axe
 from tests.ui.line import Line
 from tests.ui.studio import BLUE, CIRCLE, GREEN, RED, fill, generate, pixels, share
 
@@ -120,3 +121,55 @@ def test_adapters_are_not_asked_for_where_the_worker_has_none(page: Page) -> Non
     expect(page.get_by_role("combobox", name="Sampler")).to_be_visible()
     for adapter in ("LoRA", "ControlNet"):
         expect(page.get_by_role("combobox", name=f"Add a {adapter}")).to_have_count(0)
+
+
+def test_what_the_worker_did_not_do_is_said_by_the_picture(page: Page) -> None:
+    fill(page, CIRCLE, steps=3)
+    page.get_by_role("textbox", name="Negative prompt").fill("green")
+    guidance = page.get_by_role("textbox", name="Guidance", exact=True)
+    guidance.fill("1")
+    guidance.press("Tab")
+    generate(page)
+    warnings = page.get_by_role("list", name="Warnings of the worker").get_by_role("listitem")
+    told = "negative_prompt: it has no effect without guidance by a second row"
+    expect(warnings).to_have_text([told])
+    load_axe(page)
+    assert faults(page) == []
+    page.reload()
+    expect(warnings).to_have_text([told])  # now out of the gallery
+    fill(page, CIRCLE, steps=4)
+    page.get_by_role("textbox", name="Negative prompt").fill("")
+    generate(page)
+    expect(page.locator(".caption")).to_contain_text("4 steps")
+    expect(warnings).to_have_count(0)
+
+
+def test_the_studio_opens_on_what_the_model_does(page: Page) -> None:
+    def alone(route: Route) -> None:
+        route.fulfill(json=route.fetch().json() | {"tasks": ["inpainting"]})
+
+    page.route("**/v1/info", alone)
+    for address in ("/", "/#/text"):
+        page.goto(address)
+        page.reload()
+        expect(page.get_by_role("link", name="Inpainting")).to_have_attribute("aria-current", "page")
+        expect(page.get_by_text("Drop, paste or choose a picture to begin with.")).to_be_visible()
+        expect(page.get_by_role("link", name="Text to image")).to_have_count(0)
+
+
+def test_settings_are_reused_on_the_page_of_their_task(page: Page) -> None:
+    draw_circle(page)
+    page.get_by_role("button", name="To image").click()
+    fill(page, CIRCLE, steps=3)
+    generate(page)
+    page.locator(".before-after-line").wait_for()
+    for thumb, current in ((0, "Image to image"), (1, "Text to image")):
+        page.get_by_role("link", name="Gallery").click()
+        page.locator(".grid .thumb").nth(thumb).click()
+        page.get_by_role("button", name="Reuse settings").click()
+        expect(page.get_by_role("link", name=current)).to_have_attribute("aria-current", "page")
+
+
+def test_the_worker_says_when_its_queue_is_done(page: Page) -> None:
+    page.get_by_role("link", name="Worker").click()
+    expect(page.get_by_role("region", name="Queue")).to_contain_text("All of it done in")

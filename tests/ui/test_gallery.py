@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from PIL.PngImagePlugin import PngInfo
+from playwright.sync_api import Page, Route, expect
 
+from tests.ui.conftest import UPSCALER
 from tests.ui.studio import fill, generate
 
 pytestmark = pytest.mark.guard(300)
@@ -51,3 +53,42 @@ def test_gallery(page: Page, tmp_path: Path) -> None:
     expect(thumbs).to_have_count(1)
     page.reload()
     expect(thumbs).to_have_count(1)
+
+
+def test_settings_of_pictures_from_elsewhere(page: Page, tmp_path: Path) -> None:
+    def with_loras(route: Route) -> None:
+        lora = {"name": "ink", "trigger_words": [], "fits": True, "reason": None}
+        route.fulfill(json=route.fetch().json() | {"loras": [lora]})
+
+    def read(parameters: str | None) -> None:
+        """Through the file field of the gallery."""
+        text = PngInfo()
+        if parameters is not None:
+            text.add_text("parameters", parameters)
+        path = tmp_path / "read.png"
+        Image.new("RGB", (8, 8)).save(path, pnginfo=text)
+        page.get_by_role("link", name="Gallery").click()
+        page.get_by_label("Read settings from a PNG").set_input_files(path)
+
+    page.route("**/v1/info", with_loras)
+    page.reload()
+    prompt = page.get_by_role("textbox", name="Prompt", exact=True)
+    scale = page.get_by_role("textbox", name="ink", exact=True)
+    read("a red circle <lora:ink:0.8> <lora:unknown:1>\nSteps: 3, Seed: 5")
+    expect(prompt).to_have_value("a red circle")
+    expect(scale).to_have_value("0.8")
+    read("a blue circle\nSteps: 3, Seed: 5, Denoising strength: 0.3")
+    expect(prompt).to_have_value("a blue circle")
+    expect(scale).to_have_count(0)
+    expect(page.get_by_role("link", name="Image to image")).to_have_attribute("aria-current", "page")
+    expect(page.get_by_role("textbox", name="Strength", exact=True)).to_have_value("0.3")
+    read(f"large\nSize: 256x256, Postprocess upscale by: 4, Postprocess upscaler: {UPSCALER}")
+    expect(page.get_by_role("combobox", name="Upscaler")).to_have_value(UPSCALER)
+    expect(page.get_by_role("combobox", name="Larger by")).to_have_value("4")
+
+    read(None)
+    status = page.get_by_role("status")
+    expect(status).to_have_text("read.png holds no settings.")
+    assert page.get_by_label("Read settings from a PNG").evaluate("(field) => field.files.length") == 0
+    page.get_by_role("searchbox").fill("circle")
+    expect(status).to_have_text("0 of 0")

@@ -1,15 +1,18 @@
 /** Posts jobs of one task and follows the newest. The three public hooks differ in what they ask for alone. */
 
-import { hasEnded, JobWatch, type JobRequest, type JobState } from "@sd-worker/sdk";
+import { hasEnded, JobWatch, type Job, type JobRequest, type JobState } from "@sd-worker/sdk";
 import { useCallback, useEffect, useRef, useState } from "react";
 
 import { useClient } from "./context.ts";
 import { useJobWatch } from "./useJobWatch.ts";
 
 export interface TaskRun<Request> {
-  /** Posts a job and follows it in place of the one before, which goes on. Resolves with its id; null if refused. */
+  /**
+   * Posts a job and follows it in place of the one before, which goes on. Resolves with its id; null if refused.
+   * Of calls that overlap the last one is followed, whichever is answered first.
+   */
   generate: (request: Request) => Promise<string | null>;
-  /** Cancels the job on the worker. */
+  /** Cancels the job on the worker; one that is being posted as soon as its post is answered. */
   cancel: () => Promise<void>;
   job: JobState | null;
   /** True from `generate` until the job's end. */
@@ -24,32 +27,47 @@ export function useTask<Request extends Omit<JobRequest, "task">>(task: NonNulla
   const [watch, setWatch] = useState<JobWatch | null>(null);
   const [posting, setPosting] = useState(false);
   const [error, setError] = useState<Error | null>(null);
-  const mounted = useRef(new AbortController());
+  const left = useRef(false);
+  /** The answer to the last call, while there is none. */
+  const awaited = useRef<Promise<Job> | null>(null);
+  const shown = useRef<JobWatch | null>(null);
   useEffect(() => {
-    const controller = (mounted.current = new AbortController());
-    return () => controller.abort();
+    left.current = false;
+    return () => {
+      left.current = true;
+    };
   }, []);
   useEffect(() => () => watch?.stop(), [watch]);
 
   const generate = useCallback(
     async (request: Request) => {
-      const { signal } = mounted.current;
+      // Leaving the page does not cut it off: nobody would know whether it had arrived, and so what to cancel.
+      const answer = client.submit({ ...request, task });
+      awaited.current = answer;
       setPosting(true);
       setError(null);
+      const isLast = () => !left.current && awaited.current === answer;
       try {
-        const posted = await client.submit({ ...request, task }, { signal });
-        setWatch(new JobWatch(client, posted));
+        const posted = await answer;
+        if (isLast()) setWatch((shown.current = new JobWatch(client, posted)));
         return posted.job_id;
       } catch (refused) {
-        if (!signal.aborted) setError(refused as Error);
+        if (isLast()) setError(refused as Error);
         return null;
       } finally {
-        setPosting(false);
+        if (isLast()) {
+          awaited.current = null;
+          setPosting(false);
+        }
       }
     },
     [client, task],
   );
   const job = useJobWatch(watch);
-  const cancel = useCallback(async () => watch?.cancel(), [watch]);
+  const cancel = useCallback(async () => {
+    if (awaited.current === null) return shown.current?.cancel();
+    const posted = await awaited.current.catch(() => null); // where it is refused, there is nothing to cancel
+    if (posted) await client.cancel(posted.job_id);
+  }, [client]);
   return { generate, cancel, job, busy: posting || (job !== null && !hasEnded(job.status)), error };
 }

@@ -2,7 +2,7 @@
 
 import { Client, type JobState } from "@sd-worker/sdk";
 import { createElement, type ReactNode } from "react";
-import { expect, inject, test } from "vitest";
+import { expect, inject, test, vi } from "vitest";
 
 import { renderHook } from "../../testing/renderHook.ts";
 import { useImageToImage, useInpainting, useJob, useTextToImage, useWorker, WorkerProvider } from "../src/index.ts";
@@ -10,6 +10,19 @@ import { useImageToImage, useInpainting, useJob, useTextToImage, useWorker, Work
 const client = new Client({ baseUrl: inject("open") });
 const around = (children: ReactNode) => createElement(WorkerProvider, { client }, children);
 const RED = { prompt: "a red circle on a blue background", steps: 4, seed: 7 };
+
+/** A client whose posts are held, in their order, until they are let go. */
+function holding(): { client: Client; letGo: (() => void)[] } {
+  const letGo: (() => void)[] = [];
+  const client = new Client({
+    baseUrl: inject("open"),
+    fetch: async (url, init) => {
+      if (init?.method === "POST") await new Promise<void>((resolve) => letGo.push(resolve));
+      return fetch(url, init);
+    },
+  });
+  return { client, letGo };
+}
 
 async function drawn(): Promise<string> {
   const job = await client.generate(RED);
@@ -41,6 +54,65 @@ test("cancel", async () => {
   await (await hook.until(() => true)).generate({ ...RED, steps: 150 });
   await (await hook.until(({ job }) => job?.status === "running")).cancel();
   await hook.until(({ job, busy }) => job?.status === "cancelled" && !busy);
+  hook.unmount();
+});
+
+test("cancel while a job is being posted cancels that one, and not the one before", async () => {
+  const { client, letGo } = holding();
+  const hook = renderHook(useTextToImage, (children) => createElement(WorkerProvider, { client }, children));
+  const { generate, cancel } = await hook.until(() => true);
+  const posted = [];
+  for (const place of [0, 1]) {
+    posted.push(generate({ ...RED, steps: 150 }));
+    await vi.waitFor(() => expect(letGo).toHaveLength(place + 1));
+    if (place === 0) letGo[0]!();
+    await hook.until(({ job }) => job !== null);
+  }
+  const cancelled = cancel();
+  letGo[1]!();
+  const [before, id] = await Promise.all(posted);
+  await cancelled;
+  const state = await hook.until(({ job, busy }) => job?.status === "cancelled" && !busy);
+  expect(state.job?.jobId).toBe(id);
+  expect((await client.job(before!)).status).not.toBe("cancelled");
+  await client.cancel(before!);
+  hook.unmount();
+});
+
+test("cancel while a job is being posted holds when the page is left", async () => {
+  const { client, letGo } = holding();
+  const hook = renderHook(useTextToImage, (children) => createElement(WorkerProvider, { client }, children));
+  const { generate, cancel } = await hook.until(() => true);
+  const posted = generate({ ...RED, steps: 150 });
+  await vi.waitFor(() => expect(letGo).toHaveLength(1));
+  const cancelled = cancel();
+  hook.unmount();
+  letGo[0]!();
+  await cancelled;
+  const id = (await posted)!;
+  await vi.waitFor(async () => expect((await client.job(id)).status).toBe("cancelled"), 10_000);
+});
+
+test("of calls that overlap the last one is followed, whichever is answered first", async () => {
+  const { client, letGo } = holding();
+  const hook = renderHook(useTextToImage, (children) => createElement(WorkerProvider, { client }, children));
+  const { generate } = await hook.until(() => true);
+  const run = async (order: number[]) => {
+    letGo.length = 0;
+    const posted = [generate(RED), generate(RED)];
+    await vi.waitFor(() => expect(letGo).toHaveLength(2));
+    for (const place of order) {
+      letGo[place]!();
+      await posted[place];
+      await new Promise((resolve) => setTimeout(resolve));
+      if (place === 0 && order[0] === 0) expect(hook.current()).toMatchObject({ busy: true, job: null });
+    }
+    return posted[1];
+  };
+  const first = await run([0, 1]);
+  expect((await hook.until(({ job, busy }) => job?.status === "completed" && !busy)).job?.jobId).toBe(first);
+  const second = await run([1, 0]);
+  expect((await hook.until(({ job, busy }) => job?.status === "completed" && !busy && job.jobId !== first)).job?.jobId).toBe(second);
   hook.unmount();
 });
 

@@ -32,6 +32,8 @@ export interface GenerateOptions extends SubmitOptions {
 }
 
 const RETRY_MS = 1000;
+/** For how long a call that was given up still tries to cancel what it may have begun. */
+const WITHDRAW_MS = 5000;
 
 export class Client {
   readonly #base: string;
@@ -125,21 +127,37 @@ export class Client {
    * When `signal` aborts, the job is cancelled on the worker too.
    */
   async generate(request: JobRequest, options: GenerateOptions = {}): Promise<Job> {
-    const posted = await this.submit(request, options);
+    const { signal, idempotencyKey = randomKey() } = options;
+    signal?.throwIfAborted(); // before anything could have arrived
+    const posted = await this.submit(request, { ...options, idempotencyKey }).catch(async (error: unknown) => {
+      if (signal?.aborted) await this.#withdraw(request, idempotencyKey);
+      throw error;
+    });
     options.onJob?.(posted);
     try {
-      for await (const event of this.follow(posted.job_id, { signal: options.signal })) {
+      for await (const event of this.follow(posted.job_id, { signal })) {
         options.onEvent?.(event);
         if (isEnd(event)) break;
       }
     } catch (error) {
-      if (options.signal?.aborted) await this.cancel(posted.job_id).catch(() => undefined);
+      if (signal?.aborted) await this.cancel(posted.job_id).catch(() => undefined);
       throw error;
     }
     const job = await this.job(posted.job_id);
     if (job.status === "completed") return job;
     const error = job.error ?? { code: "cancelled", message: "The job was cancelled" };
     throw new WorkerError(200, error.code, error.message, [], null);
+  }
+
+  /** Cancels the job that a post without an answer may have made: the same post again says which one that is. */
+  async #withdraw(request: JobRequest, idempotencyKey: string): Promise<void> {
+    try {
+      const signal = AbortSignal.timeout(WITHDRAW_MS);
+      const { job_id } = await this.submit(request, { idempotencyKey, signal });
+      await this.cancel(job_id, signal);
+    } catch {
+      // The worker cannot be reached or refuses: nothing more can be done about it.
+    }
   }
 }
 

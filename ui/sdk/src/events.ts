@@ -42,6 +42,8 @@ export interface PreviewEvent extends Base {
 export interface CompletedEvent extends Base {
   type: "completed";
   images: (ImageInfo & { image?: string })[];
+  /** What was not done as it was asked. */
+  warnings: string[];
   timings: Timings;
 }
 

@@ -44,6 +44,8 @@ export interface Job {
     sampler: string;
   };
   images: ImageInfo[];
+  /** What was not done as it was asked, such as a prompt that was cut; known once the job is completed. */
+  warnings: string[];
   error: { code: string; message: string; retriable: boolean } | null;
   timings: Timings;
   attempt: number;

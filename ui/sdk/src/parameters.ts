@@ -1,8 +1,10 @@
 /** The `parameters` text that Stable Diffusion tools write into pictures, read back into the fields of a request. */
 
 export interface Parameters {
+  /** Without the tags that name LoRAs. */
   prompt: string;
   negative_prompt: string;
+  loras: { name: string; scale: number }[];
   steps?: number;
   sampler?: string;
   guidance_scale?: number;
@@ -10,13 +12,20 @@ export interface Parameters {
   width?: number;
   height?: number;
   strength?: number;
+  /** Where the picture was made larger. */
+  upscale?: { factor: number; upscaler: string };
   model?: string;
 }
+
+/** How LoRAs stand in a prompt: name, and scale unless that is 1. */
+const LORA_TAG = / ?<lora:([^:<>]{1,200})(?::(-?\d{1,3}(?:\.\d{1,6})?))?>/g;
+/** An upscaler that is a network samples nothing, so its pictures tell no steps. */
+const SETTINGS = /^(?:Steps: \d+|Size: \d+x\d+, Postprocess upscale by: )/;
 
 /** Null where the text has no line of settings. */
 export function parseParameters(text: string): Parameters | null {
   const lines = text.replace(/\r\n?/g, "\n").trimEnd().split("\n");
-  const settingsAt = lines.findLastIndex((line) => /^Steps: \d+/.test(line));
+  const settingsAt = lines.findLastIndex((line) => SETTINGS.test(line));
   if (settingsAt < 0) return null;
   const negativeAt = lines.findIndex((line, index) => index < settingsAt && line.startsWith("Negative prompt: "));
   const promptEnd = negativeAt < 0 ? settingsAt : negativeAt;
@@ -27,7 +36,9 @@ export function parseParameters(text: string): Parameters | null {
       (match[2] ?? "").trim(),
     ]),
   );
-  const found: Parameters = { prompt: lines.slice(0, promptEnd).join("\n"), negative_prompt: negative };
+  const prompt = lines.slice(0, promptEnd).join("\n");
+  const loras = Array.from(prompt.matchAll(LORA_TAG), ([, name = "", scale = "1"]) => ({ name, scale: Number(scale) }));
+  const found: Parameters = { prompt: prompt.replace(LORA_TAG, "").trim(), negative_prompt: negative, loras };
   const number = (name: string): number | undefined => {
     const value = settings.get(name);
     return value === undefined || value === "" || Number.isNaN(Number(value)) ? undefined : Number(value);
@@ -46,5 +57,8 @@ export function parseParameters(text: string): Parameters | null {
     put("width", Number(size[1]));
     put("height", Number(size[2]));
   }
+  const factor = number("Postprocess upscale by") ?? number("Hires upscale");
+  const upscaler = settings.get("Postprocess upscaler") ?? settings.get("Hires upscaler");
+  if (factor !== undefined && upscaler !== undefined) put("upscale", { factor, upscaler });
   return found;
 }

@@ -3,7 +3,10 @@
 import type { Client } from "./client.ts";
 import type { JobEvent, PreviewEvent } from "./events.ts";
 import { hasEnded, type ImageInfo, type Job, type Status, type Timings } from "./job.ts";
+import { pause } from "./pause.ts";
 import { WorkerError } from "./problem.ts";
+
+const RETRY_MS = 1000;
 
 export interface JobState {
   jobId: string;
@@ -15,6 +18,8 @@ export interface JobState {
   steps: number;
   preview: Pick<PreviewEvent, "image" | "format" | "width" | "height"> | null;
   images: ImageInfo[];
+  /** What was not done as it was asked; empty until the job is completed. */
+  warnings: string[];
   timings: Timings | null;
   /** Why it failed, or that the worker no longer knows it. */
   error: { code: string; message: string } | null;
@@ -36,6 +41,7 @@ export function unknownJob(jobId: string): JobState {
     steps: 0,
     preview: null,
     images: [],
+    warnings: [],
     timings: null,
     error: null,
     connected: true,
@@ -54,6 +60,7 @@ export function stateOf(job: Job, before: JobState = unknownJob(job.job_id)): Jo
     step: job.progress.step,
     steps: job.progress.steps,
     images: job.images,
+    warnings: job.warnings,
     timings: job.timings,
     error: job.error,
   };
@@ -71,8 +78,10 @@ export function advance(state: JobState, event: JobEvent): JobState {
       return { ...next, status: "running", position: null, step: event.step, steps: event.steps, etaS: event.eta_s };
     case "preview":
       return { ...next, preview: event, resumeFrom: event.id - 1 };
-    case "completed":
-      return { ...next, status: "completed", etaS: 0, images: event.images, timings: event.timings };
+    case "completed": {
+      const { images, warnings, timings } = event;
+      return { ...next, status: "completed", etaS: 0, images, warnings, timings };
+    }
     case "failed":
       return { ...next, status: "failed", etaS: null, error: { code: event.code, message: event.message } };
     case "cancelled":
@@ -127,11 +136,23 @@ export class JobWatch {
     };
     try {
       for await (const event of this.#client.follow(this.jobId, options)) this.#change(advance(this.#state, event));
-      if (!hasEnded(this.#state.status)) this.#change(stateOf(await this.#client.job(this.jobId, signal), this.#state));
+      if (!hasEnded(this.#state.status)) this.#change(stateOf(await this.#asked(signal), this.#state));
     } catch (error) {
       if (!signal.aborted) this.#change({ ...this.#state, status: "failed", error: described(error) });
     }
     return this.#state;
+  }
+
+  /** The job behind a stream without an ending, which was seen before; asked for until there is an answer. */
+  async #asked(signal: AbortSignal): Promise<Job> {
+    for (;;) {
+      try {
+        return await this.#client.job(this.jobId, signal);
+      } catch (error) {
+        if (error instanceof WorkerError && !error.temporary) throw error;
+        await pause(RETRY_MS, signal);
+      }
+    }
   }
 
   #change(state: JobState): void {
@@ -141,6 +162,6 @@ export class JobWatch {
 }
 
 function described(error: unknown): { code: string; message: string } {
-  if (error instanceof WorkerError) return { code: error.code, message: error.message };
+  if (error instanceof WorkerError) return { code: error.status === 401 ? "unauthorized" : error.code, message: error.message };
   return { code: "unreachable", message: error instanceof Error ? error.message : "The worker cannot be reached" };
 }

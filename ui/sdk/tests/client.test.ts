@@ -2,7 +2,7 @@
 
 import { describe, expect, inject, test } from "vitest";
 
-import { Client, hasEnded, parseParameters, readPngText, WorkerError, type JobEvent } from "../src/index.ts";
+import { advance, Client, hasEnded, parseParameters, readPngText, stateOf, unknownJob, WorkerError, type JobEvent } from "../src/index.ts";
 import { collect } from "../../testing/collect.ts";
 import { TOKEN } from "../../testing/global.ts";
 import { generateSchema } from "../../testing/schema.ts";
@@ -81,6 +81,38 @@ describe("an open worker", () => {
       if (event.type === "cancelled") expect(event.reason).toBe("requested");
     }
     expect((await client.job(jobId)).status).toBe("cancelled");
+  });
+
+  test("an abort before the post is answered cancels the job too", async () => {
+    const controller = new AbortController();
+    const slow = new Client({
+      baseUrl: inject("open"),
+      fetch: async (url, init) => {
+        if (init?.method !== "POST" || controller.signal.aborted) return fetch(url, init);
+        await fetch(url, { ...init, signal: null });
+        controller.abort();
+        throw controller.signal.reason;
+      },
+    });
+    await expect(slow.generate(LONG, { signal: controller.signal })).rejects.toThrow(/abort/i);
+    const job = (await client.jobs({ limit: 1 })).jobs[0]!;
+    expect((await collect(client.follow(job.job_id))).at(-1)).toMatchObject({ type: "cancelled", reason: "requested" });
+  });
+
+  test("an abort before anything is posted posts nothing", async () => {
+    const newest = (await client.jobs({ limit: 1 })).jobs[0]!.job_id;
+    await expect(client.generate(LONG, { signal: AbortSignal.abort() })).rejects.toThrow(/abort/i);
+    expect((await client.jobs({ limit: 1 })).jobs[0]!.job_id).toBe(newest);
+  });
+
+  test("what was not done as it was asked is told in the event, the job, and the state", async () => {
+    const asked = { ...RED, guidance_scale: 1, negative_prompt: "green" };
+    const events: JobEvent[] = [];
+    const job = await client.generate(asked, { onEvent: (event) => events.push(event) });
+    expect(job.warnings).toEqual([expect.stringContaining("negative_prompt")]);
+    expect(events.at(-1)).toMatchObject({ warnings: job.warnings });
+    const states = [stateOf(job), events.reduce(advance, unknownJob(job.job_id))];
+    expect(states.map(({ warnings }) => warnings)).toEqual([job.warnings, job.warnings]);
   });
 
   test("a cancelled job ends its stream, and cancelling again does no harm", async () => {

@@ -57,6 +57,18 @@ test("a watch that begins behind the end still knows how it ended", async () => 
   expect([again.status, again.images.length]).toEqual(["completed", 1]);
 });
 
+test("a watch behind the end asks for the job until the worker answers", async () => {
+  const { job_id } = await client.submit({ ...RED, steps: 2 });
+  const before = await new JobWatch(client, job_id).ended;
+  const answers = [() => Promise.reject(new TypeError("no network")), () => Promise.resolve(new Response("", { status: 503 }))];
+  const troubled = new Client({
+    baseUrl: line.url,
+    fetch: (url, init) => (String(url).endsWith(job_id) && answers.shift()?.()) || fetch(url, init),
+  });
+  const state = await new JobWatch(troubled, { ...before, status: "running", resumeFrom: before.lastEventId }).ended;
+  expect([state.status, state.error, answers.length]).toEqual(["completed", null, 0]);
+});
+
 test("a line on which nothing comes any more is given up and made again", async () => {
   const { job_id } = await client.submit({ ...RED, steps: 30 });
   const events: JobEvent[] = [];

@@ -9,6 +9,7 @@ test("prompts of several lines, and what does not look like a setting", () => {
   expect(parseParameters(text)).toEqual({
     prompt: "a cat, Steps: of stone\nsecond line",
     negative_prompt: "dog\nbird",
+    loras: [],
     steps: 30,
     sampler: "Euler a",
     guidance_scale: 7.5,
@@ -19,6 +20,31 @@ test("prompts of several lines, and what does not look like a setting", () => {
     model: "x",
   });
   expect(parseParameters("a cat")).toBeNull();
+});
+
+test("LoRAs stand in the prompt, and are none of its words", () => {
+  const text = "a <lora:ink:0.8> cat <lora:oil> <lora:dry:-1.25> <lora:bad:1e3>\nSteps: 4, Seed: 1";
+  expect(parseParameters(text)).toMatchObject({
+    prompt: "a cat <lora:bad:1e3>",
+    loras: [
+      { name: "ink", scale: 0.8 },
+      { name: "oil", scale: 1 },
+      { name: "dry", scale: -1.25 },
+    ],
+  });
+});
+
+test("what a network made larger tells no steps", () => {
+  expect(parseParameters("upscaled\nSize: 256x128, Postprocess upscale by: 2, Postprocess upscaler: twice")).toEqual({
+    prompt: "upscaled",
+    negative_prompt: "",
+    loras: [],
+    width: 256,
+    height: 128,
+    upscale: { factor: 2, upscaler: "twice" },
+  });
+  const drawn = "a cat\nSteps: 4, Seed: 1, Size: 256x256, Denoising strength: 0.35, Hires upscale: 2, Hires upscaler: latent";
+  expect(parseParameters(drawn)).toMatchObject({ strength: 0.35, upscale: { factor: 2, upscaler: "latent" } });
 });
 
 test("what is no PNG, or one cut off, has no text", () => {

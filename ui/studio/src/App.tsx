@@ -11,15 +11,13 @@ import type { Gallery } from "./gallery.ts";
 import { CreatePage } from "./pages/CreatePage.tsx";
 import { GalleryPage } from "./pages/GalleryPage.tsx";
 import { WorkerPage } from "./pages/WorkerPage.tsx";
-import { usePage } from "./route.ts";
-import { keepSettings, readSettings, type Settings, type Task } from "./settings.ts";
+import { TASKS, usePage } from "./route.ts";
+import { keepSettings, readSettings, type Settings } from "./settings.ts";
 import { StudioContext, type Source, type Studio } from "./studio.ts";
 
-const TASKS: Record<string, Task> = { text: "text-to-image", image: "image-to-image", inpaint: "inpainting", upscale: "upscale" };
-
 export function App({ board, gallery }: { board: Board; gallery: Gallery }) {
-  const page = usePage();
-  const { info, error, refresh } = useWorker(page === "worker" ? 2000 : 5000);
+  const { info, error, refresh } = useWorker(usePage() === "worker" ? 2000 : 5000);
+  const page = usePage(info?.tasks);
   const [settings, setSettings] = useState<Settings | null>(null);
   const [source, setSource] = useState<Source | null>(null);
   const [controlPictures, setControlPictures] = useState<ReadonlyMap<string, Source>>(new Map());
@@ -60,8 +58,7 @@ export function App({ board, gallery }: { board: Board; gallery: Gallery }) {
       {unauthorized && <TokenPrompt onToken={refresh} />}
       {studio ? (
         <StudioContext value={studio}>
-          {task && studio.info.tasks.includes(task) && <CreatePage key={task} task={task} />}
-          {task && !studio.info.tasks.includes(task) && <main className="notice">This worker’s model does not do that.</main>}
+          {task && <CreatePage key={task} task={task} />}
           {page === "gallery" && <GalleryPage />}
           {page === "worker" && <WorkerPage error={error} />}
         </StudioContext>

@@ -1,44 +1,39 @@
 /** The jobs of this browser, several at once. They outlive the page: their ids are kept until their pictures are. */
 
-import { JobWatch, randomKey, unknownJob, type Client, type JobRequest, type JobState } from "@sd-worker/sdk";
+import { JobWatch, randomKey, unknownJob, WorkerError, type Client, type Job, type JobRequest, type JobState } from "@sd-worker/sdk";
 
-import { all, get, put, remove } from "./database.ts";
+import { all, bestEffort, get, put, remove } from "./database.ts";
 import type { Gallery } from "./gallery.ts";
 import { thumbnailOf } from "./picture.ts";
+import { forgetPost, keepPost, PostWatch, type Post } from "./post.ts";
+import { forgetRunning, keepRunning, readRunning } from "./running.ts";
 import type { Drawn } from "./settings.ts";
 import { Store } from "./store.ts";
 
 export interface Entry {
+  /** The job's id, or the key of its post where that was not answered at once. */
   id: string;
   drawn: Drawn;
   createdAt: string;
-  watch: JobWatch;
+  watch: Pick<JobWatch, "getState" | "subscribe" | "cancel">;
+  /** What it begins with, where this page knows. */
+  source: Blob | null;
   /** True once its pictures are in the gallery. */
   kept: boolean;
 }
 
-interface Kept {
-  id: string;
-  drawn: Drawn;
-  createdAt: string;
-  resumeFrom: number;
-}
-
-/** A post that was not answered yet: sent again by whoever finds it, with its key, it is the same job. */
-interface Post {
-  key: string;
-  request: JobRequest;
-  drawn: Drawn;
-  source: Blob | null;
-}
-
-const NAME = "sd-worker.running";
-const FETCH_RETRY_MS = 2000;
+const PATIENCE_MS = 3000;
+const RETRY_MS = 2000;
+/** What was asked for before that is not sent any more: nobody waits for it. */
+const LONGEST_WAIT_MS = 24 * 3600 * 1000;
 
 export class Board extends Store<Entry[]> {
   readonly #client: Client;
   readonly #gallery: Gallery;
-  readonly #posting = new Set<string>();
+  /** The keys of the posts that this page sends. */
+  readonly #sending = new Set<string>();
+  /** Posts that wait for a token, by their keys. */
+  readonly #locked = new Map<string, Post>();
 
   constructor(client: Client, gallery: Gallery) {
     super([]);
@@ -46,43 +41,34 @@ export class Board extends Store<Entry[]> {
     this.#gallery = gallery;
   }
 
-  /** Picks up what was running when the page was left. Called once the worker lets us in. */
+  /** Picks up what was running or not answered when the page was left. Called whenever the worker lets us in. */
   resume(): void {
-    const known = new Set(this.getState().map(({ id }) => id));
-    for (const kept of readKept()) {
-      if (known.has(kept.id)) continue;
-      const state = { ...unknownJob(kept.id), steps: kept.drawn.steps, resumeFrom: kept.resumeFrom };
-      this.#follow(kept.id, kept.drawn, kept.createdAt, new JobWatch(this.#client, state));
+    for (const { id, drawn, createdAt, resumeFrom } of readRunning()) {
+      if (this.#follows(id)) continue;
+      const watch = new JobWatch(this.#client, { ...unknownJob(id), steps: drawn.steps, resumeFrom });
+      this.#follow({ id, drawn, createdAt, watch, source: null, kept: false }, watch);
     }
     void this.#sendAgain();
   }
 
-  /** Posts a job. Throws WorkerError. */
+  /**
+   * Posts a job; the id of its entry. Throws WorkerError where the worker refuses it. Where nobody knows whether it
+   * arrived, it waits on the board and is sent again with its key, so that it is drawn once.
+   */
   async submit(request: JobRequest, drawn: Drawn, source: Blob | null): Promise<string> {
-    const post: Post = { key: randomKey(), request, drawn, source };
-    await put("posts", post);
-    return this.#send(post);
-  }
-
-  async #send({ key, request, drawn, source }: Post): Promise<string> {
-    this.#posting.add(key);
+    const post: Post = { key: randomKey(), request, drawn, source, createdAt: new Date().toISOString() };
+    this.#sending.add(post.key);
+    await keepPost(post);
     try {
-      const job = await this.#client.submit(request, { patienceMs: 3000, idempotencyKey: key });
-      if (this.find(job.job_id)) return job.job_id; // it had been answered
-      keep({ id: job.job_id, drawn, createdAt: job.created_at, resumeFrom: 0 });
-      if (source) await put("sources", { jobId: job.job_id, blob: source });
-      this.#follow(job.job_id, drawn, job.created_at, new JobWatch(this.#client, job));
-      return job.job_id;
-    } finally {
-      this.#posting.delete(key);
-      await remove("posts", key);
-    }
-  }
-
-  /** Posts that the page was left in the middle of. */
-  async #sendAgain(): Promise<void> {
-    for (const post of await all<Post>("posts")) {
-      if (!this.#posting.has(post.key)) await this.#send(post).catch(() => undefined);
+      return await this.#send(post, PATIENCE_MS);
+    } catch (error) {
+      // A full queue is told and not waited for: the job is not in it, and the person may want another one by then.
+      if (isRefusal(error) || (error instanceof WorkerError && error.status === 429)) {
+        await this.#settle(post);
+        throw error;
+      }
+      void this.#sendOn(post);
+      return post.key;
     }
   }
 
@@ -95,71 +81,153 @@ export class Board extends Store<Entry[]> {
     this.set(this.getState().filter((entry) => entry.id !== id));
   }
 
-  #follow(id: string, drawn: Drawn, createdAt: string, watch: JobWatch): void {
-    const entry: Entry = { id, drawn, createdAt, watch, kept: false };
-    this.set([entry, ...this.getState()]);
+  /** Posts that wait for a token, and those that the page was left in the middle of. */
+  async #sendAgain(): Promise<void> {
+    const locked = [...this.#locked.values()];
+    this.#locked.clear();
+    for (const post of [...locked, ...((await bestEffort(all<Post>("posts"))) ?? [])]) {
+      if (this.#sending.has(post.key)) continue;
+      if (Date.now() - Date.parse(post.createdAt) > LONGEST_WAIT_MS) await forgetPost(post.key);
+      else void this.#sendOn(post);
+    }
+  }
+
+  /** Sends it until the worker answers. Meanwhile it is on the board, where it can be called off. */
+  async #sendOn(post: Post): Promise<void> {
+    const { key, drawn, createdAt, source } = post;
+    this.#sending.add(key);
+    const known = this.find(key)?.watch;
+    const watch = known ?? new PostWatch(post);
+    if (!known && !post.unwanted) this.#place({ id: key, drawn, createdAt, watch, source, kept: false });
+    for (;;) {
+      try {
+        await this.#send(post, 0);
+        return;
+      } catch (error) {
+        if (isRefusal(error)) {
+          if (watch instanceof PostWatch) watch.refuse(error);
+          return this.#settle(post);
+        }
+        if (asksForToken(error)) {
+          this.#sending.delete(key);
+          this.#locked.set(key, post);
+          return;
+        }
+        await waitAfter(error);
+      }
+    }
+  }
+
+  /** The id of its entry, once it is answered. */
+  async #send(post: Post, patienceMs: number): Promise<string> {
+    const { key, request } = post;
+    const job = await this.#client.submit(request, { patienceMs, idempotencyKey: key });
+    if (post.unwanted) await this.#client.cancel(job.job_id);
+    else if (!this.#follows(job.job_id)) await this.#begin(post, job);
+    else if (this.find(key)?.watch instanceof PostWatch) this.dismiss(key); // it had been answered when the page was left
+    await this.#settle(post);
+    return this.find(key) ? key : job.job_id;
+  }
+
+  async #begin({ key, drawn, source }: Post, job: Job): Promise<void> {
+    const { job_id: jobId, created_at: createdAt } = job;
+    keepRunning({ id: jobId, drawn, createdAt, resumeFrom: 0 });
+    const watch = new JobWatch(this.#client, job);
+    this.#follow({ id: this.find(key) ? key : jobId, drawn, createdAt, watch, source, kept: false }, watch);
+    if (source) await bestEffort(put("sources", { jobId, blob: source }));
+  }
+
+  /** There is nothing more to be sent of it. */
+  async #settle({ key }: Post): Promise<void> {
+    this.#sending.delete(key);
+    await forgetPost(key);
+  }
+
+  #follows(jobId: string): boolean {
+    return this.getState().some(({ watch }) => watch.getState().jobId === jobId);
+  }
+
+  /** In the place of the one with its id, or in front. */
+  #place(entry: Entry): void {
+    const entries = this.getState();
+    const known = entries.some(({ id }) => id === entry.id);
+    this.set(known ? entries.map((one) => (one.id === entry.id ? entry : one)) : [entry, ...entries]);
+  }
+
+  #follow(entry: Entry, watch: JobWatch): void {
+    const { jobId } = watch;
+    const { drawn, createdAt } = entry;
+    this.#place(entry);
     let resumeFrom = watch.getState().resumeFrom;
     watch.subscribe(() => {
       const state = watch.getState();
-      if (state.resumeFrom === resumeFrom || entry.kept) return;
+      if (state.resumeFrom === resumeFrom) return;
       resumeFrom = state.resumeFrom;
-      keep({ id, drawn, createdAt, resumeFrom });
+      keepRunning({ id: jobId, drawn, createdAt, resumeFrom });
     });
-    void watch.ended.then(async (state) => {
-      if (state.error?.code === "unauthorized") return this.dismiss(id); // picked up again once there is a token
-      if (state.status === "completed") await this.#store(entry, state);
-      forget(id);
-      await remove("sources", id);
-      entry.kept = true;
-      this.set(this.getState().map((one) => (one.id === id ? { ...one, kept: true } : one)));
-    });
+    void watch.ended.then((state) => this.#end(entry, state));
   }
 
-  async #store({ id, drawn, createdAt }: Entry, state: JobState): Promise<void> {
-    const source = await get<{ blob: Blob }>("sources", id);
+  async #end(entry: Entry, state: JobState): Promise<void> {
+    const { id } = entry;
+    try {
+      if (state.error?.code === "unauthorized") return this.dismiss(id); // picked up again once there is a token
+      if (state.status === "completed") await this.#store(entry, state);
+    } catch {
+      return this.dismiss(id); // and here too
+    }
+    forgetRunning(state.jobId);
+    await bestEffort(remove("sources", state.jobId));
+    if (state.status !== "completed") return;
+    this.set(this.getState().map((one) => (one.id === id ? { ...one, kept: true } : one)));
+  }
+
+  async #store({ drawn, createdAt, source }: Entry, state: JobState): Promise<void> {
+    const { jobId, warnings } = state;
+    const begun = source ?? (await bestEffort(get<{ blob: Blob }>("sources", jobId)))?.blob ?? null;
     for (const image of state.images) {
       const blob = await this.#fetch(image.url);
       if (blob === null) return;
       await this.#gallery.add({
-        id: `${id}-${image.index}`,
-        jobId: id,
+        id: `${jobId}-${image.index}`,
+        jobId,
         createdAt,
         drawn: { ...drawn, seed: image.seed, width: image.width, height: image.height },
         blob,
-        thumbnail: await thumbnailOf(blob),
+        thumbnail: await thumbnailOf(blob).catch(() => blob),
         width: image.width,
         height: image.height,
-        source: source?.blob ?? null,
+        source: begun,
         seconds: state.timings?.total_s ?? null,
+        warnings,
       });
     }
   }
 
-  /** Asks until the network is back; null where the worker no longer has the picture. */
+  /** Asks until there is an answer; null where the worker no longer has the picture. Throws where it asks for a token. */
   async #fetch(url: string): Promise<Blob | null> {
     for (;;) {
       try {
         return await this.#client.image(url);
       } catch (error) {
-        if (!(error instanceof TypeError)) return null;
-        await new Promise((resolve) => setTimeout(resolve, FETCH_RETRY_MS));
+        if (isRefusal(error)) return null;
+        if (asksForToken(error)) throw error;
+        await waitAfter(error);
       }
     }
   }
 }
 
-function readKept(): Kept[] {
-  try {
-    return JSON.parse(localStorage.getItem(NAME) ?? "[]") as Kept[];
-  } catch {
-    return [];
-  }
+/** Whether the same answer would come again. */
+function isRefusal(error: unknown): error is WorkerError {
+  return error instanceof WorkerError && !error.temporary && !asksForToken(error);
 }
 
-function keep(job: Kept): void {
-  localStorage.setItem(NAME, JSON.stringify([...readKept().filter(({ id }) => id !== job.id), job]));
+function asksForToken(error: unknown): boolean {
+  return error instanceof WorkerError && error.status === 401;
 }
 
-function forget(id: string): void {
-  localStorage.setItem(NAME, JSON.stringify(readKept().filter((job) => job.id !== id)));
+function waitAfter(error: unknown): Promise<void> {
+  const askedS = (error instanceof WorkerError && error.retryAfterS) || 0;
+  return new Promise((resolve) => setTimeout(resolve, Math.max(RETRY_MS, askedS * 1000)));
 }

@@ -9,16 +9,32 @@ const KEYS = { pictures: "id", sources: "jobId", posts: "key" } as const;
 
 let opened: Promise<IDBDatabase> | null = null;
 
+const closed = (): void => {
+  opened = null; // opened anew by whoever asks next
+};
+
 function open(): Promise<IDBDatabase> {
-  opened ??= new Promise((resolve, reject) => {
+  opened ??= new Promise<IDBDatabase>((resolve, reject) => {
     const request = indexedDB.open(NAME, VERSION);
     request.onupgradeneeded = () => {
       for (const [name, keyPath] of Object.entries(KEYS)) {
         if (!request.result.objectStoreNames.contains(name)) request.result.createObjectStore(name, { keyPath });
       }
     };
-    request.onsuccess = () => resolve(request.result);
+    request.onsuccess = () => {
+      const database = request.result;
+      database.onclose = closed;
+      database.onversionchange = () => {
+        database.close(); // a younger page in another tab could not open it otherwise
+        closed();
+      };
+      resolve(database);
+    };
     request.onerror = () => reject(request.error);
+    request.onblocked = () => reject(new Error("An older studio in another tab holds the browser's storage"));
+  }).catch((error: unknown) => {
+    closed();
+    throw error;
   });
   return opened;
 }
@@ -47,3 +63,6 @@ export const all = <Value>(name: StoreName): Promise<Value[]> =>
 
 export const remove = (name: StoreName, key: string): Promise<unknown> =>
   run(name, "readwrite", (store) => store.delete(key));
+
+/** For what can be done without: a browser in which nothing is kept still draws. */
+export const bestEffort = <Value>(work: Promise<Value>): Promise<Value | undefined> => work.catch(() => undefined);

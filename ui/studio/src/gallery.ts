@@ -1,6 +1,6 @@
 /** Every picture this browser has drawn, newest first, with what it was drawn from. Kept on this device alone. */
 
-import { all, put, remove } from "./database.ts";
+import { all, bestEffort, put, remove } from "./database.ts";
 import type { Drawn } from "./settings.ts";
 import { Store } from "./store.ts";
 
@@ -18,6 +18,10 @@ export interface Picture {
   /** What it was made from, where the task begins with a picture. */
   source: Blob | null;
   seconds: number | null;
+  /** What the worker did not do as it was asked. Not known of pictures that were kept before there were any. */
+  warnings?: string[];
+  /** True where the browser would not keep it: it is gone when the page is left. */
+  fleeting?: boolean;
 }
 
 export class Gallery extends Store<Picture[]> {
@@ -25,17 +29,21 @@ export class Gallery extends Store<Picture[]> {
 
   constructor() {
     super([]);
-    this.loaded = all<Picture>("pictures").then((pictures) => this.#show(pictures));
+    this.loaded = bestEffort(all<Picture>("pictures")).then((pictures) => this.#show(pictures ?? []));
   }
 
   async add(picture: Picture): Promise<void> {
     await this.loaded;
-    await put("pictures", picture);
-    this.#show([...this.getState().filter(({ id }) => id !== picture.id), picture]);
+    const kept = await put("pictures", picture).then(
+      () => true,
+      () => false,
+    );
+    const others = this.getState().filter(({ id }) => id !== picture.id);
+    this.#show([...others, kept ? picture : { ...picture, fleeting: true }]);
   }
 
   async remove(id: string): Promise<void> {
-    await remove("pictures", id);
+    await bestEffort(remove("pictures", id));
     this.#show(this.getState().filter((picture) => picture.id !== id));
   }
 

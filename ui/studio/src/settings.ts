@@ -2,6 +2,8 @@
 
 import type { Info, JobRequest, Parameters } from "@sd-worker/sdk";
 
+import { memorize, recall } from "./memory.ts";
+
 export type Task = "text-to-image" | "image-to-image" | "inpainting" | "upscale";
 
 export interface AdapterChoice {
@@ -82,7 +84,7 @@ export function defaults(info: Info): Settings {
 export function readSettings(info: Info): Settings {
   const fresh = defaults(info);
   try {
-    const kept = JSON.parse(localStorage.getItem(NAME) ?? "{}") as Partial<Settings>;
+    const kept = JSON.parse(recall(NAME) ?? "{}") as Partial<Settings>;
     if (kept.model !== fresh.model) return { ...fresh, prompt: kept.prompt ?? "", negative: kept.negative ?? "" };
     const known = { ...fresh, ...kept };
     if (!info.samplers.includes(known.sampler)) known.sampler = fresh.sampler;
@@ -95,7 +97,7 @@ export function readSettings(info: Info): Settings {
 }
 
 export function keepSettings(settings: Settings): void {
-  localStorage.setItem(NAME, JSON.stringify(settings));
+  memorize(NAME, JSON.stringify(settings));
 }
 
 /** Whether a network makes the picture larger and not the model: then there is nothing to sample. */
@@ -130,16 +132,39 @@ export function requestOf(settings: Settings, task: Task, info: Info): JobReques
 
 /** Another picture's settings in place of one's own, as far as this worker offers them. */
 export function reuse(settings: Settings, from: Partial<Drawn>, info: Info): Settings {
-  const offered = info.samplers.includes(from.sampler ?? "") ? from.sampler! : settings.sampler;
-  const { task: _task, model: _model, sampler: _sampler, count: _count, upscaler: _upscaler, ...rest } = from;
-  const loras = (from.loras ?? settings.loras).filter(({ name }) => loraNames(info).includes(name));
-  return { ...settings, ...rest, sampler: offered, loras, seedLocked: from.seed !== undefined, model: info.model.id };
+  const { task, model: _model, count: _count, sampler, upscaler, width, height, ...rest } = from;
+  return {
+    ...settings,
+    ...rest,
+    // The size of an upscaled picture is none to draw in.
+    ...(task !== "upscale" && width !== undefined && height !== undefined && { width, height }),
+    sampler: sampler && info.samplers.includes(sampler) ? sampler : settings.sampler,
+    upscaler: upscaler && info.upscalers?.includes(upscaler) ? upscaler : settings.upscaler,
+    loras: (from.loras ?? settings.loras).filter(({ name }) => loraNames(info).includes(name)),
+    seedLocked: from.seed !== undefined,
+    model: info.model.id,
+  };
 }
 
 /** What a picture's own text says. */
-export function fromParameters(read: Parameters): Partial<Drawn> {
-  const { negative_prompt, guidance_scale, model: _model, ...rest } = read;
-  return { ...rest, negative: negative_prompt, ...(guidance_scale !== undefined && { guidance: guidance_scale }) };
+export function fromParameters(read: Parameters, info: Info): Partial<Drawn> & { task: Task } {
+  const { negative_prompt: negative, guidance_scale: guidance, strength, upscale, model: _model, ...rest } = read;
+  const task = taskOf(read, info);
+  return {
+    ...rest,
+    task,
+    negative,
+    ...(guidance !== undefined && { guidance }),
+    ...(strength !== undefined && (task === "upscale" ? { upscaleStrength: strength } : { strength })),
+    ...(task === "upscale" && upscale && { upscaler: upscale.upscaler, factor: upscale.factor === 4 ? 4 : 2 }),
+  };
+}
+
+/** The text does not name it; it says what only some tasks have. */
+function taskOf({ strength, upscale }: Parameters, info: Info): Task {
+  if (upscale && info.upscalers?.includes(upscale.upscaler)) return "upscale";
+  // Other tools make a picture larger in the same go, and then tell of a strength too.
+  return strength === undefined || upscale ? "text-to-image" : "image-to-image";
 }
 
 /** Adapters that fit the loaded model; info also names those that do not. */

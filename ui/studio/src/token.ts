@@ -1,17 +1,19 @@
 /** The worker's bearer token: for this visit, or kept on this device where the person says so. */
 
+import { memorize, recall, forget } from "./memory.ts";
+
 const NAME = "sd-worker.token";
 
 export function readToken(): string | null {
-  return sessionStorage.getItem(NAME) ?? localStorage.getItem(NAME);
+  return recall(NAME, "sessionStorage") ?? recall(NAME);
 }
 
 export function keepToken(token: string, onDevice: boolean): void {
   forgetToken();
-  (onDevice ? localStorage : sessionStorage).setItem(NAME, token);
+  memorize(NAME, token, onDevice ? "localStorage" : "sessionStorage");
 }
 
 export function forgetToken(): void {
-  sessionStorage.removeItem(NAME);
-  localStorage.removeItem(NAME);
+  forget(NAME, "sessionStorage");
+  forget(NAME);
 }

@@ -3,21 +3,21 @@
 import type { Info } from "@sd-worker/sdk";
 import { useState } from "react";
 
-import { type Page, usePage } from "../route.ts";
+import { isOffered, type Page, usePage } from "../route.ts";
 import { applyTheme, isDark, readTheme } from "../theme.ts";
 import { Icon } from "./Icon.tsx";
 
-const PAGES: { page: Page; label: string; task?: string }[] = [
-  { page: "text", label: "Text to image", task: "text-to-image" },
-  { page: "image", label: "Image to image", task: "image-to-image" },
-  { page: "inpaint", label: "Inpainting", task: "inpainting" },
-  { page: "upscale", label: "Upscale", task: "upscale" },
+const PAGES: { page: Page; label: string }[] = [
+  { page: "text", label: "Text to image" },
+  { page: "image", label: "Image to image" },
+  { page: "inpaint", label: "Inpainting" },
+  { page: "upscale", label: "Upscale" },
   { page: "gallery", label: "Gallery" },
   { page: "worker", label: "Worker" },
 ];
 
 export function Header({ info, reachable }: { info: Info | null; reachable: boolean }) {
-  const open = usePage();
+  const open = usePage(info?.tasks);
   const [theme, setTheme] = useState(readTheme);
   const dark = isDark(theme);
   const status = reachable ? (info?.worker.status ?? "unknown") : "unreachable";
@@ -30,7 +30,7 @@ export function Header({ info, reachable }: { info: Info | null; reachable: bool
     <header className="header">
       <span className="header-name">sd-worker</span>
       <nav aria-label="Pages">
-        {PAGES.filter(({ task }) => !task || info?.tasks.includes(task)).map(({ page, label }) => (
+        {PAGES.filter(({ page }) => isOffered(page, info?.tasks ?? [])).map(({ page, label }) => (
           <a key={page} href={`#/${page}`} aria-current={page === open ? "page" : undefined}>
             {label}
           </a>

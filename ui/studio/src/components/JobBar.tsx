@@ -22,6 +22,7 @@ export function JobBar({ job, onCancel }: { job: JobState; onCancel: () => void 
 
 export function phaseOf(job: JobState): string {
   if (!job.connected) return "Connection lost, coming back…";
+  if (job.status === "queued" && job.jobId === "") return "Not sent yet, trying again…";
   if (job.status === "queued" && job.position !== null && job.position > 0) return `Waiting, ${job.position} ahead`;
   if (job.status === "queued") return "Next in the queue";
   if (job.status === "running") return job.step === 0 ? "Starting" : job.step < job.steps ? `Step ${job.step} of ${job.steps}` : "Finishing";

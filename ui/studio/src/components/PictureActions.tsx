@@ -1,7 +1,7 @@
 /** What can be done with a finished picture. */
 
 import type { Picture } from "../gallery.ts";
-import { openPage } from "../route.ts";
+import { openPage, openPageOf } from "../route.ts";
 import { reuse } from "../settings.ts";
 import { useStudio } from "../studio.ts";
 import { Icon } from "./Icon.tsx";
@@ -26,7 +26,7 @@ export function PictureActions({ picture, onRemoved }: { picture: Picture; onRem
         type="button"
         onClick={() => {
           change(reuse(settings, picture.drawn, info));
-          openPage("text");
+          openPageOf(picture.drawn.task);
         }}
       >
         <Icon name="reuse" /> Reuse settings

@@ -41,6 +41,18 @@ export function PictureStage({ picture, onRemoved }: { picture: Picture; onRemov
           {picture.seconds !== null && ` · ${secondsText(picture.seconds)}`}
         </span>
       </p>
+      {picture.warnings && picture.warnings.length > 0 && (
+        <ul className="warnings" aria-label="Warnings of the worker">
+          {picture.warnings.map((warning) => (
+            <li key={warning}>{warning}</li>
+          ))}
+        </ul>
+      )}
+      {picture.fleeting && (
+        <p className="fault" role="alert">
+          This browser could not keep the picture. Download it before you leave the page.
+        </p>
+      )}
       <PictureActions picture={picture} {...(onRemoved && { onRemoved })} />
     </>
   );

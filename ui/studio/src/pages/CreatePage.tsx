@@ -3,6 +3,7 @@
 import { hasEnded, WorkerError, type JobRequest } from "@sd-worker/sdk";
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
 
+import type { Entry } from "../board.ts";
 import { BlobImage } from "../components/BlobImage.tsx";
 import { Controls } from "../components/Controls.tsx";
 import { Filmstrip } from "../components/Filmstrip.tsx";
@@ -77,14 +78,14 @@ export function CreatePage({ task }: { task: Task }) {
     }
   };
 
-  const shownEntry = entries.find(({ id, kept }) => !kept && (id === selected || (selected === null && !begins)));
+  const selectedJob = entries.find(({ id }) => id === selected)?.watch.getState().jobId || selected;
+  const shownEntry = entries.find((entry) => !entry.kept && (entry.id === selected || (selected === null && !begins && !isOver(entry))));
   const shownPicture =
-    pictures.find(({ id, jobId }) => id === selected || (jobId === selected && id.endsWith("-0"))) ??
+    pictures.find(({ id, jobId }) => id === selected || (jobId === selectedJob && id.endsWith("-0"))) ??
     (selected === null && !begins ? pictures[0] : undefined);
 
   const cancel = useCallback(() => {
-    const running = (entry: (typeof entries)[number]) => !hasEnded(entry.watch.getState().status);
-    const target = (shownEntry && running(shownEntry) ? shownEntry : null) ?? entries.find(running);
+    const target = (shownEntry && isRunning(shownEntry) ? shownEntry : null) ?? entries.find(isRunning);
     void target?.watch.cancel().catch(() => undefined);
   }, [entries, shownEntry]);
 
@@ -151,10 +152,19 @@ export function CreatePage({ task }: { task: Task }) {
   );
 }
 
+function isRunning({ watch }: Entry): boolean {
+  return !hasEnded(watch.getState().status);
+}
+
+/** Whether there will be no pictures. */
+function isOver({ watch }: Entry): boolean {
+  const { status } = watch.getState();
+  return status === "failed" || status === "cancelled";
+}
+
 function refusal(error: unknown): string {
   if (error instanceof WorkerError && error.status === 429) {
     return `The queue is full${error.retryAfterS === null ? "" : `; there may be room in ${error.retryAfterS} s`}.`;
   }
-  if (error instanceof WorkerError) return error.message;
-  return "The worker cannot be reached.";
+  return error instanceof Error ? error.message : String(error);
 }

@@ -1,14 +1,14 @@
 /** All pictures of this browser: searched, sorted, looked at, compared; settings read back from dropped files. */
 
 import { parseParameters, readPngText } from "@sd-worker/sdk";
-import { useState } from "react";
+import { useEffect, useState } from "react";
 
 import { BeforeAfter } from "../components/BeforeAfter.tsx";
 import { BlobImage } from "../components/BlobImage.tsx";
 import { Icon } from "../components/Icon.tsx";
 import { PictureStage } from "../components/PictureStage.tsx";
 import type { Picture } from "../gallery.ts";
-import { openPage } from "../route.ts";
+import { openPageOf } from "../route.ts";
 import { fromParameters, reuse } from "../settings.ts";
 import { usePictures, useStudio } from "../studio.ts";
 
@@ -26,6 +26,7 @@ export function GalleryPage() {
   const [order, setOrder] = useState<keyof typeof ORDERS>("newest");
   const [compared, setCompared] = useState<string[] | null>(null);
   const [said, setSaid] = useState<string | null>(null);
+  useEffect(() => setSaid(null), [wanted, order, compared, selected]); // it stands where these are told of
 
   const words = wanted.toLowerCase().split(/\s+/).filter(Boolean);
   const found = pictures
@@ -43,11 +44,14 @@ export function GalleryPage() {
   };
   const read = async (file: File | undefined) => {
     if (!file) return;
-    const text = readPngText(new Uint8Array(await file.arrayBuffer())).get("parameters");
+    setSaid(null);
+    const bytes = await file.arrayBuffer().catch(() => new ArrayBuffer(0)); // it may be gone by now
+    const text = readPngText(new Uint8Array(bytes)).get("parameters");
     const parameters = text === undefined ? null : parseParameters(text);
     if (parameters === null) return setSaid(`${file.name} holds no settings.`);
-    change(reuse(settings, fromParameters(parameters), info));
-    openPage("text");
+    const from = fromParameters(parameters, info);
+    change(reuse(settings, from, info));
+    openPageOf(from.task);
   };
   return (
     <main
@@ -70,7 +74,15 @@ export function GalleryPage() {
         </button>
         <label className="button">
           Read settings from a PNG
-          <input type="file" accept="image/png" className="visually-hidden" onChange={(event) => void read(event.target.files?.[0])} />
+          <input
+            type="file"
+            accept="image/png"
+            className="visually-hidden"
+            onChange={(event) => {
+              void read(event.target.files?.[0]);
+              event.target.value = ""; // so that the same one can be chosen again
+            }}
+          />
         </label>
         <span className="quiet" role="status">
           {said ?? (compared !== null && pair.length < 2 ? `Choose ${2 - pair.length} more` : `${found.length} of ${pictures.length}`)}

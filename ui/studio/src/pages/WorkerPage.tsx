@@ -54,7 +54,7 @@ export function WorkerPage({ error }: { error: Error | null }) {
           rows={[
             ["Running", String(worker.queue.running)],
             ["Waiting", `${worker.queue.waiting} of ${worker.queue.capacity}`],
-            ["A new job begins in", worker.queue.eta_s === null ? "not known yet" : secondsText(worker.queue.eta_s)],
+            ["All of it done in", worker.queue.eta_s === null ? "not known yet" : secondsText(worker.queue.eta_s)],
           ]}
         />
         <meter aria-label="Waiting jobs" min={0} max={worker.queue.capacity} value={worker.queue.waiting} />
