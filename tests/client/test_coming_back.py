@@ -230,3 +230,9 @@ def test_a_stream_that_only_keeps_alive_is_a_sign_of_life() -> None:
     now[0] = 161.0
     with pytest.raises(Unreachable):
         following.wait_s()
+
+
+def test_an_ending_comes_through_whatever_its_number() -> None:
+    """A disk may have lost what was told before it."""
+    with standing(Answers(stream_of(ENDING))) as server, Client(server.url, sleep=Waits()) as client:
+        assert [told.id for told in client.follow("a", after=99)] == [3]

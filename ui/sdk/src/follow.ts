@@ -49,9 +49,10 @@ export async function* follow(
       for await (const message of connection.read(response.body)) {
         failures = 0;
         const id = Number(message.id);
-        if (!(id > lastId)) continue;
-        lastId = id;
         const event = { ...JSON.parse(message.data), id } as JobEvent;
+        // An ending is new whatever its number: a disk may have lost what was told before it.
+        if (!(id > lastId) && !isEnd(event)) continue;
+        lastId = id;
         yield event;
         if (isEnd(event)) return;
       }
