@@ -92,7 +92,7 @@ class Unauthorized(RequestError):
 
 
 class CrossSite(RequestError):
-    """A page of another origin may ask for nothing here."""
+    """A page of another origin may change nothing here."""
 
     status, code = 403, "cross_site"
 
