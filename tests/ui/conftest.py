@@ -20,7 +20,8 @@ PATIENCE_MS = 100_000
 """For whatever the worker draws; long, because the machine may be busy."""
 
 
-@pytest.fixture(scope="session")
+# Of this folder alone: while Playwright is there, a loop runs in the main thread, and no async test can.
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Headless Chromium; each test has a context, and so a profile, of its own."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -36,7 +37,7 @@ def browser() -> Iterator[Browser]:
 UPSCALER = "twice"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def worker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A worker that is ready, with an upscaler of its operator's."""
     folder = tmp_path_factory.mktemp("upscalers")

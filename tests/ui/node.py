@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -25,15 +26,17 @@ def need_packages() -> None:
     told = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
     if tuple(int(part) for part in told.strip("v\n").split(".")[:2]) < OLDEST:
         pytest.skip(f"no node of {OLDEST[0]}.{OLDEST[1]} or newer")
-    stamp = MODULES / ".installed"
-    wanted = str(zlib.crc32((UI / "package-lock.json").read_bytes()))
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
-        return
-    installed = _run_npm("ci")
-    if installed.returncode != 0 and any(word in installed.stderr for word in NO_NETWORK):
-        pytest.skip("no network to install the packages from")
-    assert installed.returncode == 0, installed.stderr[-2000:]
-    stamp.write_text(wanted, encoding="utf-8")
+    with (UI / "package-lock.json").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # installing begins by removing what another process may use
+        stamp = MODULES / ".installed"
+        wanted = str(zlib.crc32(lock.read()))
+        if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+            return
+        installed = _run_npm("ci")
+        if installed.returncode != 0 and any(word in installed.stderr for word in NO_NETWORK):
+            pytest.skip("no network to install the packages from")
+        assert installed.returncode == 0, installed.stderr[-2000:]
+        stamp.write_text(wanted, encoding="utf-8")
 
 
 def npm(*arguments: str) -> str:
