@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 START_S = 120.0
+"""For a start, and for any answer: a worker that loads, or that is beside another, may take its time."""
 LAUNCH = "from worker.main import cpu; raise SystemExit(cpu())"
 
 
@@ -27,17 +28,25 @@ class Worker:
     log_reader: threading.Thread
     ready_answers: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.client = client_of(self.url)
+
     def wait_until_ready(self) -> None:
         """Keep what `/ready` said meanwhile."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
-            answer = httpx.get(f"{self.url}/ready")
+            answer = self.client.get("/ready")
             self.ready_answers.append((answer.status_code, answer.json()))
             if answer.status_code == 200:
                 return
             # Paced by the worker itself: this answers when the engine's thread lets the event loop run.
-            httpx.get(f"{self.url}/v1/info")
+            self.client.get("/v1/info")
         raise AssertionError("the worker did not get ready")
+
+
+def client_of(url: str) -> httpx.Client:
+    """One that waits, and asks nobody else."""
+    return httpx.Client(base_url=url, timeout=START_S, trust_env=False)
 
 
 def start(*flags: str) -> Worker:
@@ -54,6 +63,7 @@ def start(*flags: str) -> Worker:
 
 def stop(worker: Worker) -> None:
     """SIGTERM, and the end of it."""
+    worker.client.close()
     worker.process.terminate()
     worker.process.wait(60)
     worker.log_reader.join(10)

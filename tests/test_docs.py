@@ -227,13 +227,13 @@ def test_the_kubernetes_file(worker: Worker) -> None:
     settings = read_settings("cuda", container["args"])
     assert pod["terminationGracePeriodSeconds"] >= settings.drain_s + 2
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert httpx.get(worker.url + container[probe]["httpGet"]["path"]).status_code == 200
+        assert worker.client.get(container[probe]["httpGet"]["path"]).status_code == 200
     assert service["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
 
 
 def test_the_dashboard_and_the_scrape_know_the_metrics(worker: Worker) -> None:
     scrape = yaml.safe_load((DOCS / "deploy/prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"][0]
-    told = httpx.get(worker.url + scrape["metrics_path"]).text
+    told = worker.client.get(scrape["metrics_path"]).text
     known = set(re.findall(r"^# TYPE (\w+) ", told, re.MULTILINE))
     dashboard = json.loads((DOCS / "deploy/grafana.json").read_text(encoding="utf-8"))
     shown = {

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from tests.conftest import eventually
 from tests.real import Worker, start, stop
 
 JOB_S = 120.0
@@ -136,7 +137,7 @@ def test_any_text_at_all_is_drawn(worker: Worker) -> None:
 
 
 def test_a_lora_changes_the_pictures_of_the_jobs_that_name_it(worker: Worker) -> None:
-    info = httpx.get(f"{worker.url}/v1/info").json()
+    info = worker.client.get("/v1/info").json()
     size = {"size_bytes": info["loras"][1]["size_bytes"]}
     told = {"trigger_words": ["wobbly lines"], "base_model": None}
     reason = "it reads text 64 wide, and the model's is 128"
@@ -151,15 +152,15 @@ def test_a_lora_changes_the_pictures_of_the_jobs_that_name_it(worker: Worker) ->
     assert not np.array_equal(np.asarray(plain), np.asarray(changed))
     assert changed.info["parameters"].startswith("a red circle <lora:wobbly:0.5>\n")
     for name, message in (("none", "is not among the loras of this worker"), ("wide", reason)):
-        refused = httpx.post(f"{worker.url}/v1/jobs", json=body | {"loras": [{"name": name}]})
+        refused = worker.client.post("/v1/jobs", json=body | {"loras": [{"name": name}]})
         assert refused.status_code == 422
         assert message in refused.json()["errors"][0]["message"]
-    metrics = httpx.get(f"{worker.url}/metrics").text
+    metrics = worker.client.get("/metrics").text
     assert "sdw_loras_in_memory 1.0" in metrics
 
 
 def test_prompts_have_weights_any_length_and_embeddings(worker: Worker) -> None:
-    info = httpx.get(f"{worker.url}/v1/info").json()
+    info = worker.client.get("/v1/info").json()
     assert info["embeddings"] == [
         {"name": "narrow", "vectors": 2, "fits": False},
         {"name": "zorgle", "vectors": 2, "fits": True},
@@ -179,7 +180,7 @@ def test_prompts_have_weights_any_length_and_embeddings(worker: Worker) -> None:
         f"prompt: {told}",
         f"negative_prompt: {told}",
     ]
-    job = httpx.get(f"{worker.url}/v1/jobs/{seen[-1][2]['job_id']}").json()
+    job = worker.client.get(f"/v1/jobs/{seen[-1][2]['job_id']}").json()
     assert job["warnings"] == seen[-1][2]["warnings"]
 
 
@@ -213,9 +214,19 @@ class Orchestrator:
 
 def test_sigterm_gives_an_open_stream_its_ending_and_the_orchestrator_hears_of_all() -> None:
     orchestrator = Orchestrator()
+
+    def heard() -> list[str]:
+        # A heartbeat may come twice: what was not answered in time is sent again.
+        return [status for status, _ in itertools.groupby(one["status"] for one in orchestrator.heard)]
+
+    def wait_for(status: str) -> None:
+        """Before anything more happens: only the newest state is told."""
+        eventually(lambda: heard()[-1:] == [status], within_s=JOB_S)
+
     worker = start("--drain-s", "0", "--callback-url", orchestrator.url, "--advertise-url", "http://gpu-7:8600")
     try:
         worker.wait_until_ready()
+        wait_for("ready")
         with httpx.Client(base_url=worker.url, timeout=JOB_S) as client:
             url = client.post("/v1/jobs", json={"prompt": "a red star", "steps": 150}).json()["sse_url"]
             names = []
@@ -223,6 +234,7 @@ def test_sigterm_gives_an_open_stream_its_ending_and_the_orchestrator_hears_of_a
                 for _, name, data in events(stream):
                     names.append(name)
                     if name == "progress" and data["step"] == 2:
+                        wait_for("busy")
                         worker.process.send_signal(signal.SIGTERM)
                     last = data
         assert names[-1] == "cancelled"
@@ -231,8 +243,6 @@ def test_sigterm_gives_an_open_stream_its_ending_and_the_orchestrator_hears_of_a
     finally:
         stop(worker)
         orchestrator.close()
-    # A heartbeat may come twice: what was not answered in time is sent again.
-    statuses = [status for status, _ in itertools.groupby(one["status"] for one in orchestrator.heard)]
-    assert statuses == ["starting", "ready", "busy", "stopping", "stopped"]
+    assert heard() == ["starting", "ready", "busy", "stopping", "stopped"]
     assert {(one["url"], one["model_id"]) for one in orchestrator.heard} == {("http://gpu-7:8600", "builtin")}
     assert len({one["instance_id"] for one in orchestrator.heard}) == 1

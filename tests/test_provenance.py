@@ -111,7 +111,7 @@ def test_flagged_pictures_fail_where_that_is_wanted(checker: Path) -> None:
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(running("--safety-checker", str(checker), "--on-unsafe", "fail"))
         events, data = post(worker)
-        info = httpx.get(f"{worker.url}/ready").json()
+        info = worker.client.get("/ready").json()
     assert (events[-1].name, data) == ("failed", b"")
     assert {name: events[-1].data[name] for name in ("code", "retriable")} == {
         "code": "unsafe_output",

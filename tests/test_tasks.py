@@ -48,7 +48,7 @@ def scene(width: int = 128, height: int = 128) -> Image.Image:
 
 
 def test_all_tasks_are_offered(worker: Worker) -> None:
-    info = httpx.get(f"{worker.url}/v1/info").json()
+    info = worker.client.get("/v1/info").json()
     assert {"text-to-image", "image-to-image", "inpainting", "upscale"} == set(info["tasks"])
     assert info["tasks"] == info["worker"]["tasks"]
     assert info["upscalers"] == ["latent"]

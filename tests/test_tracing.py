@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
@@ -271,9 +270,9 @@ def test_the_real_worker_tells_its_last_job_before_it_goes(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=here")
-    with real.running("--worker-id", "gpu-7") as worker, httpx.Client(base_url=worker.url) as client:
-        job = client.post("/v1/jobs", json={"prompt": "a red circle", "steps": 2}).json()
-        client.get(job["sse_url"], timeout=60)
+    with real.running("--worker-id", "gpu-7") as worker:
+        job = worker.client.post("/v1/jobs", json={"prompt": "a red circle", "steps": 2}).json()
+        worker.client.get(job["sse_url"])
     spans, resource = collector.named(), collector.resource()
     assert {"job", "queue", "encode", "denoise", "decode"} <= set(spans)
     assert (resource["service.name"], resource["service.instance.id"]) == ("sd-worker", "gpu-7")

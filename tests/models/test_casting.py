@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import torch
@@ -24,8 +23,6 @@ from tests.models.parity import ALONE_DB, IN_COMPANY_DB, Loaded
 from tests.models.test_offload import PRETENDED, Watched
 from tests.models.test_sd import one_thread
 from tests.models.tiny import by_stock, job, psnr_db
-from tests.real import start, stop
-from tests.serving import events_of
 from worker.engine import sampling
 from worker.engine.denoiser import Denoiser
 from worker.errors import ConfigurationError, ModelUnusable
@@ -276,20 +273,3 @@ def test_without_the_flag_nothing_is_cast(tiny: Path) -> None:
     cast_layers("unet", layer, None)
     assert layer.weight.dtype == torch.float32
     assert {one.dtype for one in weights_of(recognised(tiny, None)).values()} == {torch.float32}
-
-
-def test_the_worker_says_what_its_weights_are_kept_in() -> None:
-    worker = start("--weights-dtype", FP8, "--dtype", "bfloat16", "--max-rows", "2")
-    try:
-        worker.wait_until_ready()
-        model = httpx.get(f"{worker.url}/v1/info").json()["model"]
-        assert (model["dtype"], model["weights_dtype"]) == ("bfloat16", FP8)
-        lines = httpx.get(f"{worker.url}/metrics").text.splitlines()
-        [weights] = [line for line in lines if line.startswith('sdw_memory_bytes{kind="weights"}')]
-        assert float(weights.split()[1]) == recognised("builtin", dtype="bfloat16").weights_bytes
-        asked = {"prompt": "a red circle", "steps": 2, "seed": 1}
-        stream = httpx.post(f"{worker.url}/v1/jobs", json=asked).json()["sse_url"]
-        with httpx.stream("GET", f"{worker.url}{stream}", timeout=60) as response:
-            assert list(events_of(response))[-1].name == "completed"
-    finally:
-        stop(worker)

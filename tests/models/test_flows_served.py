@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +15,7 @@ from PIL import Image
 from tests.models import families
 from tests.models.parity import ALONE_DB
 from tests.models.tiny import by_stock, job, psnr_db, scene
-from tests.real import running
+from tests.real import client_of, running
 from tests.serving import SseEvent, events_of
 from worker.jobs.params import Task
 
@@ -40,7 +39,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def draw(url: str, **fields: Any) -> tuple[list[SseEvent], np.ndarray[Any, Any]]:
     """What the stream said, and the picture."""
     usual = {"seed": 42, "steps": STEPS, "width": SIDE_PX, "height": SIDE_PX, "prompt": "a red circle"}
-    with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+    with client_of(url) as client:
         posted = client.post("/v1/jobs", json=usual | {"preview": {"every": 1, "size": SIDE_PX}} | fields)
         assert posted.status_code == 202, posted.text
         with client.stream("GET", posted.json()["sse_url"]) as response:
@@ -52,11 +51,12 @@ def draw(url: str, **fields: Any) -> tuple[list[SseEvent], np.ndarray[Any, Any]]
 
 def test_what_it_says_it_is(served: tuple[str, Path, str]) -> None:
     family, _, url = served
-    info = httpx.get(f"{url}/v1/info").json()
+    with client_of(url) as client:
+        info = client.get("/v1/info").json()
+        answer = client.post("/v1/jobs", json={"prompt": "x", "width": 64, "height": 64, "guidance_scale": 3.5})
     guidance = {"sd3": "rows", "flux": "none"}[family]
     assert (info["model"]["family"], info["model"]["guidance"]) == (family, guidance)
     assert info["samplers"] == ["flow_euler"]
-    answer = httpx.post(f"{url}/v1/jobs", json={"prompt": "x", "width": 64, "height": 64, "guidance_scale": 3.5})
     assert answer.status_code == (422 if guidance == "none" else 202), answer.text
 
 

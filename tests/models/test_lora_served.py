@@ -123,7 +123,7 @@ def test_alone_each_is_its_stock_picture_too(served: Served) -> None:
 
 
 def test_what_is_offered(served: Served) -> None:
-    told = httpx.get(f"{served.worker.url}/v1/info").json()["loras"]
+    told = served.worker.client.get("/v1/info").json()["loras"]
     sizes = {name: (served.loras / f"{name}.safetensors").stat().st_size for name in ("ink", "styles/paper", "wide")}
     fits: dict[str, Any] = {"fits": True, "reason": None}
     assert told == [
@@ -154,7 +154,7 @@ def test_what_is_offered(served: Served) -> None:
     ],
 )
 def test_what_is_refused(served: Served, name: str, told: str) -> None:
-    answer = httpx.post(f"{served.worker.url}/v1/jobs", json=body(1) | {"loras": [{"name": name}]})
+    answer = served.worker.client.post("/v1/jobs", json=body(1) | {"loras": [{"name": name}]})
     assert answer.status_code == 422
     [fault] = answer.json()["errors"]
     assert fault["field"] == "loras.0.name"

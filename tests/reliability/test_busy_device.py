@@ -7,10 +7,9 @@ import threading
 import time
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
-from tests.real import Worker, running
+from tests.real import Worker, client_of, running
 from tests.reliability.conftest import Report, p99
 from tests.serving import events_of
 
@@ -37,7 +36,7 @@ def test_health_and_estimates_under_load(worker: Worker, report: Report) -> None
 
     def live(client_number: int) -> None:
         nonlocal completed
-        with httpx.Client(base_url=worker.url, trust_env=False, timeout=120) as client:
+        with client_of(worker.url) as client:
             for number in range(jobs_each):
                 seed = 100 * client_number + number
                 job = client.post("/v1/jobs", json={"prompt": "a red star", "steps": STEPS, "seed": seed}).json()
@@ -59,7 +58,7 @@ def test_health_and_estimates_under_load(worker: Worker, report: Report) -> None
     for client in clients:
         client.start()
     waits: dict[str, list[float]] = {"/health": [], "/ready": []}
-    with httpx.Client(base_url=worker.url, trust_env=False) as probe:
+    with client_of(worker.url) as probe:
         while any(client.is_alive() for client in clients):
             for path, samples in waits.items():
                 began = time.monotonic()

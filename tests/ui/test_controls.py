@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -121,8 +120,9 @@ def test_a_job_has_exactly_the_controls_that_are_set(page: Page, worker_url: str
     assert np.array_equal(pixels_of(controls[0]), read(first))
     assert np.array_equal(pixels_of(controls[1]), read(second)[:, SIDE_PX // 2 : -SIDE_PX // 2]), "its middle"
     page.locator("img.finished").wait_for()
-    job = httpx.get(f"{worker_url}/v1/jobs").json()["jobs"][0]
-    params = httpx.get(f"{worker_url}/v1/jobs/{job['job_id']}").json()["params"]
+    with real.client_of(worker_url) as client:
+        job = client.get("/v1/jobs").json()["jobs"][0]
+        params = client.get(f"/v1/jobs/{job['job_id']}").json()["params"]
     assert [without_image(one) for one in params["controls"]] == told
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import httpx
 import pytest
 from playwright.sync_api import Page
+
+from tests.real import client_of
 
 pytestmark = pytest.mark.guard(300)
 API = Path(__file__).parents[2] / "docs" / "api.md"
@@ -23,5 +24,6 @@ RUN = """([code, worker, job]) => new Promise((done) => {
 
 def test_a_stream_in_a_browser(page: Page, worker_url: str) -> None:
     (code,) = re.findall(r"^```js\n(.*?)^```$", API.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    job = httpx.post(f"{worker_url}/v1/jobs", json={"prompt": "a red circle", "steps": 5}).json()
+    with client_of(worker_url) as client:
+        job = client.post("/v1/jobs", json={"prompt": "a red circle", "steps": 5}).json()
     assert page.evaluate(RUN, [code, worker_url, job]) == ["progress"] * 5 + ["completed"]

@@ -51,7 +51,7 @@ def draw(worker: Worker, *controls: dict[str, Any]) -> tuple[dict[str, Any], Ima
 
 
 def test_what_is_offered(worker: Worker) -> None:
-    assert httpx.get(f"{worker.url}/v1/info").json()["controls"] == [
+    assert worker.client.get("/v1/info").json()["controls"] == [
         {
             "name": "coarse",
             "family": None,
@@ -65,7 +65,7 @@ def test_what_is_offered(worker: Worker) -> None:
 @pytest.mark.parametrize(("name", "told"), [("coarse", "does not fit the model: it makes its"), ("no", "is not among")])
 def test_what_is_refused(worker: Worker, name: str, told: str) -> None:
     body = {"prompt": "x", "controls": [{"name": name, "image": PICTURE}]}
-    answer = httpx.post(f"{worker.url}/v1/jobs", json=body)
+    answer = worker.client.post("/v1/jobs", json=body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "controls.0.name"
     assert told in answer.json()["errors"][0]["message"]

@@ -76,7 +76,7 @@ def by_hand(name: str) -> Any:
 
 
 def test_they_are_offered_beside_the_models_own(worker: Worker) -> None:
-    info = httpx.get(f"{worker.url}/v1/info").json()
+    info = worker.client.get("/v1/info").json()
     assert info["upscalers"] == ["latent", "dense", "small"]
     assert "upscale" in info["tasks"]
 
@@ -126,7 +126,7 @@ def test_half_of_what_a_network_makes(worker: Worker) -> None:
     ],
 )
 def test_what_is_refused(worker: Worker, more: dict[str, Any], field: str, told: str) -> None:
-    answer = httpx.post(f"{worker.url}/v1/jobs", json=BODY | more)
+    answer = worker.client.post("/v1/jobs", json=BODY | more)
     assert answer.status_code == 422
     assert [fault["field"] for fault in answer.json()["errors"]] == [field]
     assert told in answer.json()["errors"][0]["message"]
