@@ -73,7 +73,7 @@ def test_a_job_outlives_its_worker_and_so_does_its_reader(tmp_path: Path) -> Non
     with WorkerProcess(tmp_path, step_s=0.05) as worker, Client(str(worker.client.base_url)) as client:
         seen: list[Event] = []
         killed = False
-        for happened in client.stream(PROMPT, steps=8):
+        for happened in client.stream(PROMPT, steps=40):
             seen.append(happened)
             if isinstance(happened, Progress) and happened.step == 3 and not killed:
                 killed = True

@@ -24,6 +24,12 @@ def fill(page: Page, prompt: str, steps: int, seed: int = 7) -> None:
         field.press("Tab")
 
 
+def enlarge(page: Page) -> None:
+    """The pictures from now on: a job of many steps is then still running when a slow test comes back to it."""
+    for name in ("Width", "Height"):
+        page.get_by_role("combobox", name=name, exact=True).select_option("256")
+
+
 def generate(page: Page) -> None:
     """As most people will."""
     page.keyboard.press("Control+Enter")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from tests.real import client_of
 from tests.ui.conftest import PATIENCE_MS
 from tests.ui.line import Line
-from tests.ui.studio import CIRCLE, RED, fill, generate, pixels, share
+from tests.ui.studio import CIRCLE, RED, enlarge, fill, generate, pixels, share
 
 pytestmark = pytest.mark.guard(300)
 STEP = "Step"
@@ -16,11 +16,13 @@ STEP = "Step"
 
 def jobs(worker_url: str) -> list[dict[str, object]]:
     """Newest first."""
-    listed: list[dict[str, object]] = httpx.get(f"{worker_url}/v1/jobs").json()["jobs"]
+    with client_of(worker_url) as client:
+        listed: list[dict[str, object]] = client.get("/v1/jobs").json()["jobs"]
     return listed
 
 
 def test_escape_cancels(page: Page, worker_url: str) -> None:
+    enlarge(page)
     fill(page, CIRCLE, steps=150)
     generate(page)
     expect(page.get_by_role("status").filter(has_text=STEP)).to_be_visible()
@@ -32,6 +34,7 @@ def test_escape_cancels(page: Page, worker_url: str) -> None:
 
 
 def test_two_jobs_at_once_each_with_its_bar(page: Page) -> None:
+    enlarge(page)
     fill(page, CIRCLE, steps=150)
     generate(page)
     expect(page.locator(".job-card")).to_have_count(1)
@@ -44,6 +47,7 @@ def test_two_jobs_at_once_each_with_its_bar(page: Page) -> None:
 
 
 def test_a_reload_loses_no_running_job(page: Page, worker_url: str) -> None:
+    enlarge(page)
     fill(page, CIRCLE, steps=150)
     generate(page)
     page.locator("img.preview").wait_for()
@@ -84,6 +88,7 @@ def test_a_network_that_goes_and_comes_loses_no_running_job(browser: Browser, li
         context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         page.goto("/")
+        enlarge(page)
         fill(page, CIRCLE, steps=150)
         generate(page)
         page.locator("img.preview").wait_for()
