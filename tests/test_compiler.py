@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 CPU = find_device("cpu")
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler"),
-    pytest.mark.guard(240),
+    pytest.mark.guard(900),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own, when inductor is imported
 ]
 
@@ -77,7 +77,8 @@ def shapes(rows: int) -> Shapes:
     return Shapes.of(*inputs(1), rows=rows)
 
 
-def ended(process: CompilerProcess, within_s: float = 120.0) -> Compiled:
+def ended(process: CompilerProcess, within_s: float = 400.0) -> Compiled:
+    """What it compiled. It gives way to other processes, and takes long where those are busy."""
     calls: list[Compiled | None] = []
 
     def is_done() -> bool:
@@ -203,7 +204,7 @@ def test_a_worker_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> Non
         except OSError:
             return True
 
-    eventually(gone, within_s=30)
+    eventually(gone, within_s=120)
 
 
 def to_compile(checkpoint: Checkpoint) -> Checkpoint:

@@ -117,7 +117,7 @@ def launcher(behaviour: str) -> Path:
 def run_demo(behaviour: str, *arguments: str) -> str:
     """Run the demo in this process; what it printed."""
     screen = io.StringIO()
-    console = Console(file=screen, width=100, markup=False, highlight=False)
+    console = Console(file=screen, width=250, markup=False, highlight=False)
     run.run(run.parse_arguments(arguments), launcher(behaviour), console)
     return screen.getvalue()
 

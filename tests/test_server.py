@@ -204,7 +204,7 @@ BODY = b"POST /v1/jobs HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\
 
 @pytest.mark.parametrize("sent", [b"", b"GET /health HTT", BODY[:-2], BODY, BODY + b'{"prompt": "a'])
 def test_half_a_request_does_not_stay_open_and_a_stream_does(serve: Serve, sent: bytes) -> None:
-    worker = serve(runner := StepByStep(), receive_s=0.2)
+    worker = serve(runner := StepByStep(), receive_s=1.0)
     with reading(worker, worker.post()["job_id"]) as events:
         assert next(events).name == "queued"
         with socket.create_connection(("127.0.0.1", worker.port), timeout=WAIT_S) as client:
@@ -216,7 +216,7 @@ def test_half_a_request_does_not_stay_open_and_a_stream_does(serve: Serve, sent:
 
 
 async def test_a_body_that_nobody_takes_yet_is_not_its_senders_delay() -> None:
-    door, limit_s = Door(other_origins=False), 0.05
+    door, limit_s = Door(other_origins=False), 0.2
     sizes: list[int] = []
 
     async def measure(scope: Scope, receive: Receive, send: Send) -> None:

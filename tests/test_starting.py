@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import eventually
 
-END_S = 30.0
+END_S = 60.0
 LAUNCH = """
 import sys
 from worker import main, provide

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.serving import PROMPT, ServedWorker
+from tests.serving import PROMPT, WAIT_S, ServedWorker
 
 TOKENS = ["secret-one", "secret-two-ü"]
 CLOSED = ["/v1/jobs", "/v1/jobs/x", "/v1/jobs/x/stream", "/v1/jobs/x/images/0", "/v1/info", "/docs", "/redoc"]
@@ -121,7 +121,7 @@ def test_a_crooked_target_opens_nothing(guarded: ServedWorker, target: str) -> N
 
 def test_with_the_token_everything_works(guarded: ServedWorker) -> None:
     headers = {"Authorization": f"Bearer {TOKENS[0]}"}
-    with httpx.Client(base_url=guarded.url, headers=headers, trust_env=False) as client:
+    with httpx.Client(base_url=guarded.url, headers=headers, timeout=WAIT_S, trust_env=False) as client:
         job = client.post("/v1/jobs", json={"prompt": PROMPT}).json()
         assert "event: completed" in client.get(job["sse_url"]).text
         assert client.get(f"/v1/jobs/{job['job_id']}/images/0").status_code == 200

@@ -174,8 +174,11 @@ def test_eta_is_unknown_until_something_was_measured_and_grows_along_the_queue(s
     first = worker.post(steps=150)
     assert first["eta_s"] is None
     eventually(lambda: worker.job(first["job_id"])["progress"]["step"])
-    estimates = [worker.post()["eta_s"] for _ in range(3)]
-    assert all(estimate > 0 for estimate in estimates)
+    assert all(worker.post()["eta_s"] > 0 for _ in range(3))
+    # One look at all of them, since each estimate gets smaller while time passes.
+    waiting = worker.client.get("/v1/jobs", params={"status": "queued"}).json()["jobs"]
+    estimates = [job["eta_s"] for job in reversed(waiting)]
+    assert len(estimates) == 3
     assert estimates == sorted(set(estimates))
 
 
@@ -309,7 +312,7 @@ def test_a_waiting_job_is_cancelled_when_its_time_is_over(serve: Serve) -> None:
 
 def test_a_running_job_is_cancelled_when_its_time_is_over(serve: Serve) -> None:
     worker = serve(StepByStep())
-    job_id = worker.post(timeout_s=0.05, steps=100)["job_id"]
+    job_id = worker.post(timeout_s=0.5, steps=100)["job_id"]
     worker.runner.wait_for_calls(1)
     eventually(lambda: worker.known(job_id).cancel_reason is not None)
     worker.runner.allow(1)

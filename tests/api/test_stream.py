@@ -370,7 +370,7 @@ def test_a_reader_that_was_cut_off_hard_is_noticed(serve: Serve) -> None:
     """No farewell: the socket is closed with unread data, which resets the connection."""
     worker = serve(StepByStep())
     job_id = worker.post()["job_id"]
-    client = httpx.Client(base_url=worker.url, trust_env=False)
+    client = httpx.Client(base_url=worker.url, timeout=WAIT_S, trust_env=False)
     response = client.send(client.build_request("GET", f"/v1/jobs/{job_id}/stream"), stream=True)
     eventually(lambda: readers_of(worker, job_id) == 1)
     response.close()

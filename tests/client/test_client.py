@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.conftest import eventually
 from tests.fakes import FACTS, FailsAtStep, StepByStep, paint
-from tests.serving import ServedWorker, smaller
+from tests.serving import WAIT_S, ServedWorker, smaller
 from worker.client import (
     Cancelled,
     Client,
@@ -235,7 +235,7 @@ def test_whatever_an_id_holds_it_stays_one_segment(instant: ServedWorker) -> Non
             with pytest.raises(Refused) as refused:
                 client.job(name)
             assert refused.value.code in ("job_not_found", "not_found")
-    assert httpx.get(f"{instant.url}/health").is_success
+    assert httpx.get(f"{instant.url}/health", timeout=WAIT_S).is_success
 
 
 def test_as_many_jobs_are_followed_as_there_are(serve: Serve) -> None:

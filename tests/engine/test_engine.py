@@ -74,9 +74,9 @@ def test_at_most_two_jobs_are_taken_up_between_two_steps(start: Start) -> None:
 def test_who_comes_early_in_a_call_has_a_first_call_of_its_own(start: Start) -> None:
     rig = start(runner := TakesItsTimeByRows(), max_rows=16, welcome_share=1.0)
     for _ in range(6):
-        rig.post(steps=400)
+        rig.post(steps=600)
     firsts = []
-    for number in range(1, 9):  # where the machine is busy, a call takes longer than is foreseen
+    for number in range(1, 31):  # where the machine is busy, a call takes longer than is foreseen
         runner.wait_for_calls(12 * number)
         newcomer = rig.post(steps=2)
         rig.wait_ended(newcomer)

@@ -20,13 +20,15 @@ from tests.serving import ENDINGS, ServedWorker, SseEvent, events_of, smaller
 
 @pytest.mark.guard(900)
 def test_a_cancel_that_races_with_the_last_step(report: Report) -> None:
-    races = report.pick(1000, 60)
+    races, more = report.pick(1000, 60), 1000
     rng = random.Random(5)
     worker = ServedWorker(Paced(0.001), limits=smaller(queue_capacity=64))
     ended: Counter[str] = Counter()
     never = threading.Event()
     try:
-        for number in range(races):
+        for number in range(races + more):
+            if number >= races and len(ended) == 2:
+                break  # else on and on, since on a busy machine one side may win for long
             job_id = worker.post(steps=3, seed=number)["job_id"]
             never.wait(rng.random() * 0.008)
             statuses = [worker.client.delete(f"/v1/jobs/{job_id}").status_code for _ in range(2)]
@@ -39,7 +41,7 @@ def test_a_cancel_that_races_with_the_last_step(report: Report) -> None:
         worker.leave()
         worker.wait_stopped()
     told = ", ".join(f"{count} {name}" for name, count in sorted(ended.items()))
-    report.add("Cancel", "against the last step: one ending each", f"{races} races, each cancelled twice", told)
+    report.add("Cancel", "against the last step: one ending each", f"{ended.total()} races, each cancelled twice", told)
     assert len(ended) == 2, "both happen"
 
 

@@ -88,7 +88,8 @@ def test_a_hundred_equal_posts_at_once_make_one_job(report: Report, tmp_path: Pa
 
     async def all_at_once(port: int) -> None:
         limits = httpx.Limits(max_connections=100)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, trust_env=False) as client:
+        url = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60, trust_env=False) as client:
             for number in range(rounds):
                 answers = await asyncio.gather(*(post(client, f"key {number}") for _ in range(100)))
                 assert len({job_id for _, job_id in answers}) == 1

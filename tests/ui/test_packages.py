@@ -12,6 +12,7 @@ import pytest
 
 from tests.ui.node import UI, need_packages, npm
 
+pytestmark = pytest.mark.guard(300)
 BUILT = Path(__file__).parents[2] / "worker" / "studio"
 FIRST_LOAD_BYTES = 250_000
 

@@ -29,7 +29,7 @@ def png(mode: str = "RGB", size: tuple[int, int] = (64, 64)) -> bytes:
 
 def post(worker: ServedWorker, **request: Any) -> httpx.Response:
     """An edit that may be refused, but in this API's shape and without a word too many."""
-    response = httpx.post(f"{worker.url}/v1/images/edits", **request)
+    response = httpx.post(f"{worker.url}/v1/images/edits", timeout=WAIT_S, **request)
     if response.status_code >= 400:
         assert response.status_code < 500, response.text
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}

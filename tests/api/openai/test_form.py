@@ -80,11 +80,11 @@ def test_bounds() -> None:
     "filling", [b"x", b"\r", b"\r\n", b"\r\n-", b"\r\n--", b"\r\n--edgx", b"--edge", b"a: b\r\n", b"-"]
 )
 def test_no_filling_takes_long(filling: bytes) -> None:
-    started = time.process_time()
+    started = time.thread_time()
     for begin in (part("image", b"", "a")[:-2], b"--edge\r\n", b""):
         with contextlib.suppress(RequestError):
             parse_form(begin + filling * (LIMITS.body_bytes // len(filling)) + b"\r\n--edge--\r\n", TYPE, LIMITS)
-    assert time.process_time() - started < 3
+    assert time.thread_time() - started < 3
 
 
 WORDS = (b"--edge", b"--", b"\r\n", b"\n", b"Content-Disposition", b": ", b"form-data; ", b'name="', b'"', b";", b"x")

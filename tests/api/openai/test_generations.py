@@ -81,7 +81,7 @@ def test_a_link_can_be_fetched(client: openai.OpenAI) -> None:
     for one in answer.data:
         assert one.url is not None
         assert one.b64_json is None
-        fetched = httpx.get(one.url)
+        fetched = httpx.get(one.url, timeout=WAIT_S)
         assert (fetched.status_code, fetched.headers["content-type"]) == (200, "image/jpeg")
 
 
@@ -181,7 +181,10 @@ def test_crooked_bodies_in_this_apis_shape(
     instant: ServedWorker, content: bytes, content_type: str, status: int
 ) -> None:
     response = httpx.post(
-        f"{instant.url}/v1/images/generations", content=content, headers={"Content-Type": content_type}
+        f"{instant.url}/v1/images/generations",
+        content=content,
+        headers={"Content-Type": content_type},
+        timeout=WAIT_S,
     )
     assert response.status_code == status
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
@@ -260,7 +263,7 @@ def test_a_client_that_leaves_takes_its_job_along(serve: Serve) -> None:
     runner = StepByStep()
     worker = serve(runner)
     with client_of(worker) as client, pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=0.5).images.generate(prompt="x", extra_body={"num_inference_steps": 150})
+        client.with_options(timeout=2.0).images.generate(prompt="x", extra_body={"num_inference_steps": 150})
     eventually_cancelled(worker, newest(worker)["job_id"])
     runner.allow_all()
     assert worker.finish()["status"] == "completed"

@@ -65,7 +65,7 @@ async def test_asynchronously(instant: ServedWorker) -> None:
 
 def test_the_events_have_their_documented_fields(instant: ServedWorker) -> None:
     body = {"prompt": "x", "stream": True, "partial_images": 1}
-    response = httpx.post(f"{instant.url}/v1/images/generations", json=body)
+    response = httpx.post(f"{instant.url}/v1/images/generations", json=body, timeout=WAIT_S)
     assert response.headers["content-type"].partition(";")[0] == "text/event-stream"
     assert response.headers["x-accel-buffering"] == "no"
     blocks = [block.split("\n") for block in response.text.split("\n\n")[:-1]]

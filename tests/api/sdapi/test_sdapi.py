@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.conftest import eventually
 from tests.fakes import FACTS, FailsToDecode, StepByStep
-from tests.serving import ServedWorker
+from tests.serving import WAIT_S, ServedWorker
 from worker.jobs.facts import LoraFacts
 from worker.jobs.params import LoraParams, Task
 
@@ -266,7 +266,7 @@ def test_a_client_that_leaves_takes_its_job_along(serve: Serve) -> None:
     runner = StepByStep()
     worker = serve(runner, sdapi=True)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{worker.url}/sdapi/v1/txt2img", json={"prompt": "x"}, timeout=0.5)
+        httpx.post(f"{worker.url}/sdapi/v1/txt2img", json={"prompt": "x"}, timeout=2.0)
     runner.wait_for_calls(1)
     eventually(lambda: progress(worker)["state"]["job_count"] == 0)
     runner.allow_all()
@@ -275,7 +275,7 @@ def test_a_client_that_leaves_takes_its_job_along(serve: Serve) -> None:
 
 def test_a_job_that_fails_is_a_problem(serve: Serve) -> None:
     worker = serve(FailsToDecode(), sdapi=True)
-    response = httpx.post(f"{worker.url}/sdapi/v1/txt2img", json={"prompt": "x"})
+    response = httpx.post(f"{worker.url}/sdapi/v1/txt2img", json={"prompt": "x"}, timeout=WAIT_S)
     assert (response.status_code, response.json()["code"]) == (500, "nan_output")
 
 
