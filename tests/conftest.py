@@ -1,4 +1,4 @@
-"""What every test may use: a guard against hanging, a way to wait, real workers on real ports."""
+"""What every test may use: a guard against hanging, a way to wait, real workers; and who runs beside whom."""
 
 from __future__ import annotations
 
@@ -11,10 +11,20 @@ from types import FrameType
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.serving import ServedWorker, smaller
 
 GUARD_S = 120.0
+SERVED = (
+    *("api/", "client/", "reliability/", "state/test_durability.py", "ui/", "test_compiler.py", "test_demo.py"),
+    *("test_docs.py", "test_flow.py", "test_provenance.py", "test_server.py", "test_starting.py", "test_tasks.py"),
+    "test_tracing.py",
+)
+"""Files whose tests start workers, browsers or compilers, or go by the clock, as do those named `*_served.py`. They are
+never beside one another, but only beside tests that compute in their own process and do not mind how long it takes.
+Both take about as long: what is added to one side should be weighed."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,6 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The number of generated cases: a few, or with `--long` as many as are promised."""
+    if config.getoption("--long") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--long writes down what all tests saw together: it runs in one process")
     for name, examples in (("short", 15), ("long", 3500)):
         settings.register_profile(
             name, max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
@@ -30,6 +42,19 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("long" if config.getoption("--long") else "short")
     config.addinivalue_line("markers", f"guard(seconds): fail the test after so long, instead of {GUARD_S:g} s")
     config.addinivalue_line("markers", "cuda: needs a CUDA device, and is skipped where there is none")
+
+
+class ServedInOne(LoadScopeScheduling):
+    """One process gets all that is served; the others get files, since the tests of a file share what it sets up."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0].removeprefix("tests/")
+        return "served" if file.startswith(SERVED) or file.endswith("_served.py") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ServedInOne:
+    return ServedInOne(config, log)
 
 
 @pytest.fixture(autouse=True)
