@@ -228,7 +228,8 @@ def test_sigterm_gives_an_open_stream_its_ending_and_the_orchestrator_hears_of_a
         worker.wait_until_ready()
         wait_for("ready")
         with httpx.Client(base_url=worker.url, timeout=JOB_S) as client:
-            url = client.post("/v1/jobs", json={"prompt": "a red star", "steps": 150}).json()["sse_url"]
+            body = {"prompt": "a red star", "steps": 150, "width": 256, "height": 256}
+            url = client.post("/v1/jobs", json=body).json()["sse_url"]
             names = []
             with client.stream("GET", url) as stream:
                 for _, name, data in events(stream):
