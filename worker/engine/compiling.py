@@ -91,10 +91,10 @@ class Compiling:
     """A bucket is the next power of two from a call's rows on. All calls come from the engine's thread.
 
     A kind is compiled once every bucket of it that pays is. `begins` tells a new drawing's mode, which it keeps: its
-    calls are padded up to the smallest compiled bucket that holds them, or cut into pieces of compiled buckets. A bucket
+    calls are padded up to the smallest compiled bucket that holds them, or cut into pieces of compiled ones. A bucket
     that fails is never tried again; where it was the kind's first, the kind stays eager.
-    `on_compiled` hears of the seconds, `on_failed`
-    of each bucket that cannot be compiled, `on_call` of each call's mode, `on_padding` of rows computed for nobody.
+    `on_compiled` hears of the seconds, `on_failed` of each bucket that cannot be compiled, `on_call` of each call's
+    mode, `on_padding` of rows computed for nobody.
     """
 
     def __init__(
