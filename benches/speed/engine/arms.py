@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice, takewhile
 from typing import Any, Protocol, Self
@@ -27,6 +28,11 @@ MODE = "default"
 """Of torch.compile."""
 ADOPTED_WITHIN_S = 60.0
 """Once a call is compiled: the jobs that run end as they began, and those after them are drawn with it."""
+
+
+def first_line(error: Exception) -> str:
+    """Of what it says; compilers say much."""
+    return (str(error).strip().splitlines() or ["no word"])[0]
 
 
 class Arm(Protocol):
@@ -74,7 +80,8 @@ class Ours:
 class UntilShut:
     """A compiler, left alone until it is `shut`: it then begins nothing more, and gives up what is on its way.
 
-    So that nothing is compiled beside what is measured. `rows` are those of the calls that were compiled.
+    So that nothing is compiled beside what is measured. `rows` are those of the calls that were compiled, `reason` is
+    why the last one was not.
     """
 
     def __init__(self, compiler: Compiler) -> None:
@@ -82,17 +89,20 @@ class UntilShut:
         self._begun = 0
         self.shut = False
         self.rows: list[int] = []
+        self.reason = ""
 
     def begin(self, shapes: Shapes) -> None:
         """As `Compiler` has it."""
         self._refuse()
-        self._compiler.begin(shapes)
+        with self._noted():
+            self._compiler.begin(shapes)
         self._begun = shapes.latents.shape[0]
 
     def ended(self) -> CompiledCall | None:
         """As `Compiler` has it."""
         self._refuse()
-        call = self._compiler.ended()
+        with self._noted():
+            call = self._compiler.ended()
         if call is not None:
             self.rows.append(self._begun)
         return call
@@ -100,6 +110,14 @@ class UntilShut:
     def rest(self) -> None:
         """As `Compiler` has it."""
         self._compiler.rest()
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.reason = first_line(error)
+            raise
 
     def _refuse(self) -> None:
         if self.shut:
@@ -155,7 +173,7 @@ class Compiled:
 
         self._rig.draw(takewhile(goes_on, jobs), at_once=clients)
         if self._first_at is None:
-            told = "a call cannot be compiled here"
+            told = f"a call cannot be compiled here: {self._compiler.reason or 'its first calls failed'}"
             raise NotMeasured(told if self._failed_once else f"no call was compiled within {within_s:.0f} s")
         return self._first_at - began
 

@@ -18,7 +18,7 @@ import torch
 from benches.speed.arms import pipeline
 from benches.speed.bench import Bench
 from benches.speed.claims import claims_of
-from benches.speed.engine.arms import B0, Arm, Compiled, Ours
+from benches.speed.engine.arms import B0, Arm, Compiled, Ours, first_line
 from benches.speed.engine.rate import SIDE, matrix_tflops
 from benches.speed.engine.rig import EngineRig
 from benches.speed.engine.synthetic import Widths
@@ -102,8 +102,7 @@ def compare(bench: Bench, size: Size) -> Outcome:
             cold[PLAIN_COMPILED] = 1 / compiled_stock.images_per_s(jobs, clients=1, each=1)
             arms[PLAIN_COMPILED] = compiled_stock
         except Exception as error:  # a compiler may raise anything, and takes no other arm along
-            told = (str(error).strip().splitlines() or ["no word"])[0]
-            missing["b1"] = f"B1 broke off: {type(error).__name__}: {told}"
+            missing["b1"] = f"B1 broke off: {type(error).__name__}: {first_line(error)}"
             notes.append(missing["b1"])
         arms[EAGER] = Ours(until_the_end.enter_context(EngineRig(checkpoint, device, max_rows=2 * clients)))
         try:
