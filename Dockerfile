@@ -6,6 +6,7 @@
 # The image listens on every address, so it starts only with a token:
 #   docker run --read-only --tmpfs /tmp -e SDW_TOKEN -p 8600:8600 sd-worker:cpu
 #   docker run --gpus all -e SDW_TOKEN -p 8600:8600 -v /path/to/model:/model:ro sd-worker:cuda --model /model
+# With --compile, /tmp must allow what is compiled there to be run, which it does not by itself: --tmpfs /tmp:exec.
 
 FROM python:3.11-slim AS build
 ARG PIP_EXTRA_INDEX=""
@@ -46,6 +47,12 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open(f'http://127.0.0.1:{os.environ[\"SDW_PORT\"]}/health', timeout=4)"]
 
 FROM runtime AS cuda
+# For --compile: Triton builds what starts its kernels with the C compiler that it finds. Python's headers are here.
+USER root
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ENTRYPOINT ["sd-worker-cuda"]
 CMD ["serve"]

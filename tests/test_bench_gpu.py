@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -50,6 +51,29 @@ class InstantCompiler:
         """Nothing to let go."""
 
 
+class CountingCompiler(InstantCompiler):
+    """Keeps the rows of what it was asked to compile."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.asked: list[int] = []
+
+    def begin(self, shapes: Any) -> None:
+        self.asked.append(shapes.latents.shape[0])
+
+
+class OneCallAlone(CountingCompiler):
+    """Has its first call once it is `free`, and is never done with the second."""
+
+    free = False
+
+    def ended(self) -> Any:
+        return super().ended() if self.free and len(self.asked) == 1 else None
+
+    def rest(self) -> None:
+        self.resting = True
+
+
 class NoCompiler(InstantCompiler):
     """On a machine where nothing can be compiled."""
 
@@ -83,9 +107,28 @@ def test_where_nothing_is_compiled_the_figures_are_the_eager_engines(compiler: C
     outcome = gpu.compare(BENCH, SIZES["SD 1.5"])
     assert set(outcome.figures) == {claim.key for claim in claims_of(12)}
     assert list(outcome.groups[0].bars) == ["B0", "B1, compiled", "engine"]
-    assert outcome.notes[0] == "the engine compiled was not measured: a call cannot be compiled here"
+    told = "the engine compiled was not measured: a call cannot be compiled here: there is no compiler"
+    assert outcome.notes[0] == told
     eager, b0 = (outcome.groups[0].bars[name].value for name in ("engine", "B0"))
     assert outcome.figures["12.b0"].value == pytest.approx(eager / b0)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_pipeline_that_cannot_be_compiled_takes_no_other_arm_along(
+    name: str, compiler: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any, **more: Any) -> Any:
+        raise RuntimeError("Failed to find C compiler.\nSee the log.")
+
+    compiler(NoCompiler)
+    monkeypatch.setattr(pipeline, "compiled", lambda stock: fails)
+    outcome = gpu.compare(BENCH, SIZES[name])
+    told = "B1 broke off: RuntimeError: Failed to find C compiler."
+    claimed = {claim.key for claim in claims_of(outcome.row)}
+    assert outcome.missing == {key: told for key in claimed if key.endswith(".b1")}
+    assert set(outcome.figures) == claimed - set(outcome.missing)
+    assert outcome.notes[0] == told
+    assert list(outcome.groups[0].bars) == ["B0", "engine"]
 
 
 def test_an_engine_has_settled_once_its_calls_are_compiled(tmp_path: Any, compiler: Callable[[Any], None]) -> None:
@@ -98,10 +141,98 @@ def test_an_engine_has_settled_once_its_calls_are_compiled(tmp_path: Any, compil
         assert arm.settle(size.jobs(), clients=1, within_s=60) > 0
 
 
+def settled_engine(tmp_path: Any) -> Any:
+    """An engine for up to four jobs of as many steps as make a call worth compiling, and its jobs."""
+    size = replace(SIZES["SD 1.5"], steps=LEAST_CALLS)
+    return Compiled(size.write_and_identify(tmp_path / "model", "cpu"), find_device("cpu"), max_rows=8), size.jobs()
+
+
+def test_nothing_more_is_compiled_once_an_engine_has_settled(tmp_path: Any, compiler: Callable[[Any], None]) -> None:
+    compiler(CountingCompiler)
+    arm, jobs = settled_engine(tmp_path)
+    with arm:
+        arm.settle(jobs, clients=1, within_s=60)
+        assert arm.rows == (2,)
+        arm.images_per_s(jobs, clients=4, each=3)
+        assert arm._compiler._compiler.asked == [2]
+
+
+def test_what_is_not_compiled_in_time_never_is(tmp_path: Any, compiler: Callable[[Any], None]) -> None:
+    compiler(OneCallAlone)
+    arm, jobs = settled_engine(tmp_path)
+    process = arm._compiler._compiler
+    with arm:
+        arm.images_per_s(jobs, clients=1, each=1)
+        arm.images_per_s(jobs, clients=4, each=3)
+        process.free, process.resting = True, False
+        assert arm.settle(jobs, clients=4, within_s=1) > 1, "it waits for the second, until there is no time left"
+        arm.images_per_s(jobs, clients=1, each=1)
+        assert (len(arm.rows), len(process.asked), process.resting) == (1, 2, True)
+
+
+def test_an_engine_that_does_not_settle_is_gone_before_the_others_are_measured(
+    compiler: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    class Leaves(Compiled):
+        def __exit__(self, *exception: object) -> None:
+            super().__exit__(*exception)
+            happened.append("left")
+
+    def rates(*given: Any) -> Any:
+        happened.append("measured")
+        raise NotMeasured("that is all")
+
+    compiler(NoCompiler)
+    monkeypatch.setattr(gpu, "Compiled", Leaves)
+    monkeypatch.setattr(gpu, "_rates", rates)
+    with pytest.raises(NotMeasured, match="that is all"):
+        gpu.compare(BENCH, SIZES["SD 1.5"])
+    assert happened == ["left", "measured"]
+
+
+def test_a_round_is_drawn_before_those_that_are_kept() -> None:
+    asked: list[tuple[str, int]] = []
+
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def images_per_s(self, jobs: Any, *, clients: int, each: int) -> float:
+            asked.append((self.name, each))
+            return float(len(asked))
+
+    arms = {name: Named(name) for name in (gpu.PLAIN, gpu.EAGER)}
+    rates = gpu._rates(arms, iter(()), replace(sdxl_gpu.WHOLE, rounds=2, each=4))
+    assert asked == [("engine", 4), *[("B0", 1), ("engine", 4)] * 2]
+    assert rates == {"B0": [2.0, 4.0], "engine": [3.0, 5.0]}
+
+
+def test_no_prompt_comes_twice() -> None:
+    prompts = [job.prompt for job in islice(sd15_gpu.WHOLE.jobs(), 500)]
+    assert len(set(prompts)) == len(prompts)
+    assert max(map(len, prompts)) < 60
+
+
+def test_only_steps_whose_rows_are_all_taken_count() -> None:
+    steps = exact_gpu.FullSteps(4)
+    for seconds, rows in ((1.0, 4), (90.0, 2), (3.0, 4), (80.0, 3), (2.0, 4)):
+        steps.stepped(seconds, rows)
+    assert steps.median_s() == 2.0
+    steps.stepped(90.0, 2)
+    with pytest.raises(NotMeasured, match="no step had all of 4 rows taken"):
+        steps.median_s()
+
+
 def test_exact_mode_is_priced_and_held_to_its_word() -> None:
     outcome = exact_gpu.price(BENCH, SIZES["SD 1.5"])
     assert set(outcome.figures) == {"14.exact"}
     assert outcome.notes == ("a picture alone and among 1 others of other lengths: the same to the byte",)
+    (group,) = outcome.groups
+    assert group.title == "a step with all rows taken"
+    exact, fast = (group.bars[name].value for name in ("exact", "fast"))
+    assert outcome.figures["14.exact"].value == pytest.approx(100 * (1 - fast / exact))
 
 
 def test_exact_mode_that_is_not_exact_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

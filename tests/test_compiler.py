@@ -20,6 +20,7 @@ from shared_worker.device import Device, find_device
 from tests.conftest import eventually
 from tests.fakes import make_params
 from tests.models.tiny import psnr_db
+from tests.pretended import PRETENDED
 from worker import compiler as module
 from worker.compiler import CompilerProcess
 from worker.engine.compiling import Compiled, Compiling
@@ -97,8 +98,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def made(checkpoint: object = OneLayer(), mode: str = "default") -> CompilerProcess:
-    return CompilerProcess(cast(Checkpoint, checkpoint), CPU, mode)
+def made(checkpoint: object = OneLayer(), mode: str = "default", device: Device = CPU) -> CompilerProcess:
+    return CompilerProcess(cast(Checkpoint, checkpoint), device, mode)
 
 
 def pid_of(process: CompilerProcess) -> int:
@@ -167,6 +168,18 @@ def test_without_room_for_the_model_a_second_time_nothing_is_begun(monkeypatch: 
     with pytest.raises(RuntimeError, match="a second time takes 1250 bytes, and 1249 are free"):
         process.begin(shapes(2))
     assert process._process is None
+
+
+@pytest.mark.parametrize(("device", "expected"), [(PRETENDED, ["given back", "asked"]), (CPU, ["asked"])])
+def test_what_torch_holds_back_on_a_gpu_is_free(
+    device: Device, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: happened.append("given back"))
+    monkeypatch.setattr(module, "free_bytes", lambda device: happened.append("asked") or 0)
+    with pytest.raises(RuntimeError, match="and 0 are free"):
+        made(OneLayer(weights_bytes=1000), device=device).begin(shapes(2))
+    assert happened == expected
 
 
 def test_ctrl_c_is_for_the_worker_alone(kept: CompilerProcess) -> None:

@@ -101,6 +101,30 @@ def test_no_cuda_device() -> None:
     assert only_line(err, "cuda").startswith("no CUDA device: ")
 
 
+@pytest.mark.parametrize(
+    ("backend", "given", "expected"),
+    [
+        ("cuda", {}, "expandable_segments:True"),
+        ("cuda", {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+        ("cuda", {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, "None"),
+        ("cpu", {}, "None"),
+    ],
+    ids=["of itself", "unless the operator says otherwise", "by the older name too", "on a GPU alone"],
+)
+def test_segments_of_a_gpus_memory_grow(backend: str, given: dict[str, str], expected: str) -> None:
+    script = "import os; from worker.main import run; run('{}', ['--model', '/nowhere', '--port', '0']); print({})"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SDW_", "PYTORCH_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", script.format(backend, "os.environ.get('PYTORCH_ALLOC_CONF')")],
+        env=inherited | {"CUDA_VISIBLE_DEVICES": ""} | given,
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=True,
+    )
+    assert done.stdout.strip() == expected
+
+
 def test_unknown_flag() -> None:
     status, out, err = launch("mps", "serve", "--colour", "red")
     assert (status, out) == (2, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,19 @@ from worker.errors import ConfigurationError
 from worker.models.registry import identify
 from worker.settings import read_settings
 
-CPU, MPS = Device("cpu", "cpu", "a processor"), Device("mps", "mps", "a GPU")
+CPU, CUDA, MPS = (
+    Device("cpu", "cpu", "a processor"),
+    Device("cuda", "cuda:0", "a GPU"),
+    Device("mps", "mps", "a GPU"),
+)
 CHECKPOINT = identify("builtin", dtype="float32", samplers=("euler",))
+
+
+@pytest.fixture(autouse=True)
+def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one on every machine."""
+    for variable in ("CC", "CXX"):
+        monkeypatch.setenv(variable, sys.executable)
 
 
 def mode(*flags: str, device: Device = CPU, checkpoint: Any = CHECKPOINT) -> str | None:
@@ -47,6 +59,47 @@ def test_what_is_compiled_is_kept_beside_what_was_measured(monkeypatch: pytest.M
 def test_what_is_refused(flags: tuple[str, ...], device: Device, checkpoint: Any, told: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^--compile: .*{told}"):
         mode("--compile", "reduce-overhead", *flags, device=device, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "told"),
+    [
+        (CPU, (), r"there is no C\+\+ compiler"),
+        (CPU, ("gcc", "clang", "cc"), r"there is no C\+\+ compiler"),
+        (CPU, ("g++", "clang++"), None),
+        (CUDA, (), "there is no C compiler .*, which Triton needs"),
+        (CUDA, ("g++", "clang++", "cc"), "there is no C compiler"),
+        (CUDA, ("gcc",), None),
+        (CUDA, ("clang",), None),
+    ],
+)
+def test_without_a_compiler_it_is_refused(
+    device: Device, there: tuple[str, ...], told: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable)
+    for name in there:
+        (tmp_path / name).touch(mode=0o755)
+    if told is None:
+        assert mode("--compile", "default", device=device) == "default"
+    else:
+        with pytest.raises(ConfigurationError, match=f"^--compile: {told}"):
+            mode("--compile", "default", device=device)
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_a_compiler_that_is_named_is_the_one_that_is_looked_for(
+    device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    assert mode("--compile", "default", device=device) == "default"
+    for variable in ("CC", "CXX"):
+        monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigurationError, match="compiler"):
+        mode("--compile", "default", device=device)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ class CompilerProcess:
         self._began = 0.0
 
     def begin(self, shapes: Shapes) -> None:
-        """Raises RuntimeError where memory has no room for the model a second time, or the process has died."""
+        """Called between two steps, on the engine's thread. Raises RuntimeError where memory has no room for the model
+        a second time, or the process has died."""
         self._began = time.monotonic()
         try:
             if self._process is None:
@@ -93,6 +94,8 @@ class CompilerProcess:
     def _start(self) -> None:
         import torch
 
+        if self._device.backend == "cuda":
+            torch.cuda.empty_cache()  # to the device, what torch holds back without using it is taken
         needed, free = int(BESIDE * self._checkpoint.weights_bytes), free_bytes(self._device)
         if free is not None and free < needed:
             raise RuntimeError(f"to load the model a second time takes {needed} bytes, and {free} are free")

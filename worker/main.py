@@ -82,10 +82,19 @@ def _serve(settings: Settings, backend: Backend) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     if backend == "cpu":
         keep_freed_memory()
+    if backend == "cuda":
+        _let_segments_grow()
     tokens = read_tokens(settings)
     listener = listen(settings.host, settings.port)
     with contextlib.ExitStack() as at_end:
         return asyncio.run(_run(settings, backend, tokens, listener, at_end))
+
+
+def _let_segments_grow() -> None:
+    """Before torch is imported, which reads it. Calls of ever other rows and sizes leave holes in segments of fixed
+    sizes, until one finds no room although enough is free."""
+    if sys.platform != "win32" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # torch has none there, and warns
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 async def _run(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import os
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -75,9 +77,24 @@ def compile_mode(settings: Settings, device: Device, checkpoint: Checkpoint) -> 
         raise ConfigurationError("--compile: parts that are moved (--offload) are not compiled; try --offload none")
     if checkpoint.facts.weights_dtype is not None:
         raise ConfigurationError("--compile: layers that are cast around each call (--weights-dtype) are not compiled")
+    if (lacking := _lacking_compiler(device)) is not None:
+        raise ConfigurationError(f"--compile: {lacking}")
     if (folder := cache_dir()) is not None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
     return settings.compile
+
+
+def _lacking_compiler(device: Device) -> str | None:
+    """What torch.compile cannot do without, where it is not there; it looks for it under the same names."""
+    if device.backend == "cpu":
+        usual = "clang++" if sys.platform == "darwin" else "g++"
+        if shutil.which(os.environ.get("CXX", usual)) is None:
+            return f"there is no C++ compiler ({usual}, or what CXX names)"
+        return None
+    names = (os.environ["CC"],) if "CC" in os.environ else ("gcc", "clang")
+    if not any(shutil.which(name) for name in names):
+        return "there is no C compiler (gcc, clang, or what CC names), which Triton needs"
+    return None
 
 
 def checkpoint(settings: Settings, device: Device, checker: SafetyFolder | None = None) -> Checkpoint:

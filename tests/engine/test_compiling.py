@@ -194,6 +194,59 @@ def test_compiled_calls_are_padded_up_and_larger_ones_cut_into_pieces() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "compiled", "pieces"),
+    [
+        (16, (16, 32), [(16, 16)]),
+        (18, (2, 16, 32), [(16, 16), (2, 2)]),
+        (22, (4, 8, 16, 32), [(16, 16), (6, 8)]),
+        (24, (8, 16, 32), [(24, 32)]),
+        (18, (16, 32), [(18, 32)]),
+        (18, (32,), [(18, 32)]),
+        (10, (8, 16), [(10, 16)]),
+        (34, (2, 32), [(32, 32), (2, 2)]),
+        (50, (16, 32), [(32, 32), (18, 32)]),
+        (3, (2,), [(2, 2), (1, 2)]),
+    ],
+    ids=[
+        "there is a bucket of its own",
+        "half would be padding",
+        "the rest is padded too, and less",
+        "a quarter of padding is less than another call",
+        "the rest would be padded as much",
+        "there is no smaller one",
+        "few rows leave the device idle",
+        "there is no larger one",
+        "there is no larger one, and none that is small",
+        "few rows and no larger one",
+    ],
+)
+def test_how_a_call_is_made_of_compiled_ones(
+    rows: int, compiled: tuple[int, ...], pieces: list[tuple[int, int]]
+) -> None:
+    assert module._pieces(rows, compiled) == pieces
+
+
+def test_a_call_in_pieces_computes_every_row_as_it_is() -> None:
+    rig = Rig(FakeCompiler(bias=0.0))
+    for images in (1, 8, 16):
+        rig.draw(images=images)
+    rig.compile_all()
+    assert sorted(rig.compiler.compiled_rows) == [2, 16, 32]
+    rig.compiler.calls.clear()
+    rig.padding.clear()
+    drawings = list(rig.denoiser.open(small(steps=1, num_images=9, seed=5)))
+    rig.denoiser.step(drawings)
+    assert rig.compiler.calls == [16, 2]
+    assert rig.padding == [0, 0]
+    alone = Denoiser(lambda report: Formula())
+    alone.load(lambda share: None)
+    others = list(alone.open(small(steps=1, num_images=9, seed=5)))
+    alone.step(others)
+    for one, other in zip(drawings, others, strict=True):
+        assert torch.equal(one.latent, other.latent)
+
+
+@pytest.mark.parametrize(
     ("compiler", "told"),
     [(FakeCompiler(fails=(2,)), "no working compiler"), (FakeCompiler(refuses=(2,)), "no room")],
     ids=["it fails", "it cannot begin"],
@@ -243,6 +296,20 @@ def test_where_padding_does_not_fit_the_rows_alone_may() -> None:
     rig.denoiser.step([drawing])
     assert drawing.step == 1
     assert not next(rig.denoiser.open(small())).compiled, "and the kind is drawn so from then on"
+
+
+def test_where_nothing_is_padded_memory_lacks_for_the_rows_themselves() -> None:
+    """Also in pieces of several buckets, which are then no smaller than the call as it is."""
+    rig = Rig(FakeCompiler())
+    for images in (1, 8, 16):
+        rig.draw(images=images)
+    rig.compile_all()
+    rig.compiler.raises = torch.OutOfMemoryError("CUDA out of memory")
+    drawings = list(rig.denoiser.open(small(num_images=9)))
+    for _ in range(3):
+        with pytest.raises(OutOfMemory):
+            rig.denoiser.step(drawings)
+    assert next(rig.denoiser.open(small())).compiled
 
 
 def test_no_more_than_so_many_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

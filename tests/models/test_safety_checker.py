@@ -20,6 +20,7 @@ from tests.models.safety import ALWAYS, NEVER, write_safety_checker
 from tests.models.test_sd import one_thread
 from worker.engine.runner import Pixels
 from worker.errors import ConfigurationError, ModelUnusable
+from worker.models.safety_checker import SafetyChecker
 from worker.models.safety_folder import PREPROCESSOR, SafetyFolder
 
 __all__ = ["one_thread"]
@@ -73,6 +74,20 @@ def test_the_verdict_is_the_stock_pipelines(tiny: Path, folder: Path) -> None:
     ours = verdicts(folder)
     assert len(set(ours)) == 2, "some are flagged and some are not"
     assert ours == stock_verdicts(tiny, folder)
+
+
+def test_convolutions_are_not_rounded_to_tf32(folder: Path) -> None:
+    during: list[bool] = []
+
+    def checker(clip_input: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
+        during.append(torch.backends.cudnn.allow_tf32)
+        return images, [False]
+
+    before = torch.backends.cudnn.allow_tf32
+    SafetyChecker(checker, CLIPImageProcessorPil.from_pretrained(folder), torch.device("cpu")).flags(pictures()[0])
+    assert before, "or there is nothing to show"
+    assert during == [False]
+    assert torch.backends.cudnn.allow_tf32, "the model computes as before"
 
 
 @pytest.mark.parametrize("threshold", [NEVER, ALWAYS])

@@ -51,6 +51,20 @@ def test_up_to_the_threshold_nothing_changes(vae: AutoencoderKL, pixels: torch.T
     assert torch.equal(at_it.decode(mean), usual.decode(mean))
 
 
+@pytest.mark.parametrize("precise", [False, True])
+def test_what_is_decoded_precisely_is_not_rounded_to_tf32(
+    vae: AutoencoderKL, pixels: torch.Tensor, precise: bool
+) -> None:
+    during: list[bool] = []
+    hook = vae.decoder.register_forward_pre_hook(lambda *_: during.append(torch.backends.cudnn.allow_tf32))
+    ours = Vae(vae, torch.float32)
+    mean, _ = ours.encode(pixels)
+    ours.decode(mean, precise=precise)
+    hook.remove()
+    assert during == [not precise]
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_a_cast_that_breaks_off_leaves_no_mixture(
     vae: AutoencoderKL, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

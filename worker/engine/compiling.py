@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -33,6 +33,10 @@ MEMORY_SHARE = 0.25
 """Of the memory that was free before the first one, compiled calls may keep this much."""
 LEAST_CALLS = 8
 """A bucket that was called more rarely is not worth compiling."""
+MOST_WASTE = 0.25
+"""Of a bucket; where more of it would be padding, a call is cut into smaller buckets."""
+IDLE_ROWS = 16
+"""So few rows leave much of a device idle, so that padding costs less than a second call."""
 WARM_CALLS = 3
 """The first of a call loads its kernels; CUDA graphs warm up in it, and are captured in the next."""
 
@@ -87,10 +91,10 @@ class Compiling:
     """A bucket is the next power of two from a call's rows on. All calls come from the engine's thread.
 
     A kind is compiled once every bucket of it that pays is. `begins` tells a new drawing's mode, which it keeps: its
-    calls are padded up to the smallest compiled bucket that holds them, or cut into pieces of the largest. A bucket
+    calls are padded up to the smallest compiled bucket that holds them, or cut into pieces of compiled ones. A bucket
     that fails is never tried again; where it was the kind's first, the kind stays eager.
-    `on_compiled` hears of the seconds, `on_failed`
-    of each bucket that cannot be compiled, `on_call` of each call's mode, `on_padding` of rows computed for nobody.
+    `on_compiled` hears of the seconds, `on_failed` of each bucket that cannot be compiled, `on_call` of each call's
+    mode, `on_padding` of rows computed for nobody.
     """
 
     def __init__(
@@ -142,15 +146,16 @@ class Compiling:
             known = self._kinds[kind] = _Kind(Shapes.of(latents, timesteps, tensors, rows=1))
         known.calls[_bucket(len(latents))] += 1
         if compiled and known.compiled:
+            pieces = _pieces(len(latents), known.compiled)
             try:
                 with mapped_errors():
-                    output = self._pieces(model, known, latents, timesteps, tensors)
+                    output = self._in_pieces(model, known, pieces, latents, timesteps, tensors)
             except DeviceLost:
                 raise
             except Exception as error:
                 if isinstance(error, OutOfMemory):
                     again, known.lacked = known.lacked, True
-                    if not again or len(latents) % max(known.compiled) in (0, *known.compiled):
+                    if not again or all(count == bucket for count, bucket in pieces):
                         raise
                 self._failed("a compiled call failed; calls of its size are eager from now on", error)
                 known.failed |= {*known.compiled, *known.calls}
@@ -162,18 +167,23 @@ class Compiling:
         self._on_call(False)
         return model.predict(latents, timesteps, tensors)
 
-    def _pieces(
-        self, model: Model, known: _Kind, latents: torch.Tensor, timesteps: torch.Tensor, tensors: Tensors
+    def _in_pieces(
+        self,
+        model: Model,
+        known: _Kind,
+        pieces: Sequence[tuple[int, int]],
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        tensors: Tensors,
     ) -> torch.Tensor:
-        outputs, most = [], max(known.compiled)
-        for start in range(0, len(latents), most):
-            piece = slice(start, start + most)
-            count = len(latents[piece])
-            bucket = min(bucket for bucket in known.compiled if bucket >= count)
+        outputs, start = [], 0
+        for count, bucket in pieces:
+            piece = slice(start, start + count)
             self._on_padding(bucket - count)
             padded = {name: _padded(tensor[piece], bucket) for name, tensor in tensors.items()}
             rows, times = _padded(latents[piece], bucket), _padded(timesteps[piece], bucket)
             outputs.append(known.compiled[bucket](model, rows, times, padded)[:count])
+            start += count
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def called_eagerly(self) -> None:
@@ -259,6 +269,21 @@ class Compiling:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         logger.warning("%s: %s %s", told, type(error).__name__, reason)
         logger.debug("why", exc_info=error)
+
+
+def _pieces(rows: int, compiled: Collection[int]) -> list[tuple[int, int]]:
+    """How a call of `rows` is made of `compiled` buckets: of each piece the rows in it, and its bucket."""
+    holding = min((bucket for bucket in compiled if bucket >= rows), default=None)
+    largest = max((bucket for bucket in compiled if bucket <= rows), default=None)
+    if holding is not None and (largest is None or rows <= IDLE_ROWS or holding - rows <= MOST_WASTE * holding):
+        return [(rows, holding)]
+    assert largest is not None, "something is compiled"
+    cut = [(largest, largest)]
+    if rows > largest:
+        cut += _pieces(rows - largest, compiled)
+    if holding is not None and sum(bucket for _, bucket in cut) >= holding:  # the rest is padded as much
+        return [(rows, holding)]
+    return cut
 
 
 def _bucket(rows: int) -> int:

@@ -1,7 +1,7 @@
 """A safety checker of Stable Diffusion's kind, loaded: CLIP looks at a picture, and it is compared with concepts.
 
-diffusers' own class decides; here are only the weights and the pixels. In fp32 whatever the model computes in, so that
-the verdict is the same on every backend.
+diffusers' own class decides; here are only the weights and the pixels. In fp32 whatever the model computes in, also in
+convolutions, where CUDA would round to TF32, so that the verdict is the same on every backend.
 """
 
 from __future__ import annotations
@@ -67,5 +67,6 @@ class SafetyChecker:
         """Whether the picture comes too near to one of the concepts."""
         seen = self._processor([pixels], input_data_format="channels_last", return_tensors="pt").pixel_values
         blank = torch.zeros((1, 1))  # what it blackens, if it flags
-        _, [flagged] = self._checker(clip_input=seen.to(self._device), images=blank)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            _, [flagged] = self._checker(clip_input=seen.to(self._device), images=blank)
         return bool(flagged)

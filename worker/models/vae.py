@@ -48,7 +48,8 @@ class Vae:
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
         """As `Model.decode`; in fp32 also if the checkpoint says that its VAE overflows in less."""
         pixels = latents.shape[-1] * latents.shape[-2] * self.factor**2
-        with self._in(torch.float32 if precise else self._safe_dtype, pixels) as vae:
+        exactly = torch.backends.cudnn.flags(enabled=True, allow_tf32=not precise)  # CUDA rounds to TF32 otherwise
+        with exactly, self._in(torch.float32 if precise else self._safe_dtype, pixels) as vae:
             scaled = latents / self._scale.to(latents.device) + self._shift.to(latents.device)
             return cast(torch.Tensor, vae.decode(scaled.to(vae.dtype), return_dict=False)[0])
 

@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, Protocol, Self
 
 from benches.speed.arms.pipeline import as_base64_png, draw
@@ -18,11 +19,20 @@ from benches.speed.job import Job
 from benches.speed.outcome import NotMeasured
 from shared_worker.device import Device
 from worker.compiler import CompilerProcess
-from worker.engine.compiling import Compiling
+from worker.engine.compiling import Compiled as CompiledCall
+from worker.engine.compiling import Compiler, Compiling
+from worker.engine.shapes import Shapes
 from worker.models.checkpoint import Checkpoint
 
 MODE = "default"
 """Of torch.compile."""
+ADOPTED_WITHIN_S = 60.0
+"""Once a call is compiled: the jobs that run end as they began, and those after them are drawn with it."""
+
+
+def first_line(error: Exception) -> str:
+    """Of what it says; compilers say much."""
+    return (str(error).strip().splitlines() or ["no word"])[0]
 
 
 class Arm(Protocol):
@@ -67,17 +77,66 @@ class Ours:
         return len(asked) / (time.perf_counter() - began)
 
 
+class UntilShut:
+    """A compiler, left alone until it is `shut`: it then begins nothing more, and gives up what is on its way.
+
+    So that nothing is compiled beside what is measured. `rows` are those of the calls that were compiled, `reason` is
+    why the last one was not.
+    """
+
+    def __init__(self, compiler: Compiler) -> None:
+        self._compiler = compiler
+        self._begun = 0
+        self.shut = False
+        self.rows: list[int] = []
+        self.reason = ""
+
+    def begin(self, shapes: Shapes) -> None:
+        """As `Compiler` has it."""
+        self._refuse()
+        with self._noted():
+            self._compiler.begin(shapes)
+        self._begun = shapes.latents.shape[0]
+
+    def ended(self) -> CompiledCall | None:
+        """As `Compiler` has it."""
+        self._refuse()
+        with self._noted():
+            call = self._compiler.ended()
+        if call is not None:
+            self.rows.append(self._begun)
+        return call
+
+    def rest(self) -> None:
+        """As `Compiler` has it."""
+        self._compiler.rest()
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.reason = first_line(error)
+            raise
+
+    def _refuse(self) -> None:
+        if self.shut:
+            self._compiler.rest()
+            raise RuntimeError("nothing is compiled any more, since there is something to measure")
+
+
 class Compiled:
     """The engine as `Ours`, with its calls compiled in a process beside; a context. Raises NotMeasured.
 
-    `settle` draws until calls are compiled.
+    `settle` draws until calls are compiled; from the first of them on nothing more is. `rows` are theirs.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: Device, *, max_rows: int) -> None:
         checkpoint = replace(checkpoint, facts=replace(checkpoint.facts, compile=MODE))
-        self._process = CompilerProcess(checkpoint, device, MODE)
-        self._compiled_calls = self._failures = 0
-        compiling = Compiling(self._process, on_call=self._called, on_failed=self._failed)
+        self._compiler = UntilShut(CompilerProcess(checkpoint, device, MODE))
+        self._first_at: float | None = None
+        self._failed_once = False
+        compiling = Compiling(self._compiler, on_call=self._called, on_failed=self._failed)
         self._rig = EngineRig(checkpoint, device, max_rows=max_rows, compiling=compiling)
 
     def __enter__(self) -> Self:
@@ -86,25 +145,42 @@ class Compiled:
 
     def __exit__(self, *exception: object) -> None:
         self._rig.__exit__(*exception)
-        self._process.rest()
+        self._compiler.rest()
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Of the compiled calls."""
+        return tuple(sorted(self._compiler.rows))
 
     def images_per_s(self, jobs: Iterator[Job], *, clients: int, each: int) -> float:
         """As `Arm` has it."""
         return Ours(self._rig).images_per_s(jobs, clients=clients, each=each)
 
     def settle(self, jobs: Iterator[Job], *, clients: int, within_s: float) -> float:
-        """Seconds until the first compiled call. Raises NotMeasured if there is none `within_s`."""
+        """Seconds until the first compiled call. Raises NotMeasured if no call is compiled `within_s`.
+
+        In one closed loop, which begins and ends once: the fewer calls there are with rows that are not taken, the
+        fewer are worth compiling. Those that are not compiled in time never are.
+        """
         began = time.monotonic()
-        while not self._compiled_calls:
-            if self._failures:
-                raise NotMeasured("a call cannot be compiled here")
-            if time.monotonic() - began > within_s:
-                raise NotMeasured(f"no call was compiled within {within_s:.0f} s")
-            self.images_per_s(jobs, clients=clients, each=1)
-        return time.monotonic() - began
+
+        def goes_on(job: Job) -> bool:
+            took_s = time.monotonic() - began
+            if took_s > within_s and self._compiler.rows:
+                self._compiler.shut = True
+            last_s = within_s + ADOPTED_WITHIN_S if self._compiler.rows else within_s
+            return self._first_at is None and not self._failed_once and took_s < last_s
+
+        self._rig.draw(takewhile(goes_on, jobs), at_once=clients)
+        if self._first_at is None:
+            told = f"a call cannot be compiled here: {self._compiler.reason or 'its first calls failed'}"
+            raise NotMeasured(told if self._failed_once else f"no call was compiled within {within_s:.0f} s")
+        return self._first_at - began
 
     def _called(self, compiled: bool) -> None:
-        self._compiled_calls += compiled
+        if compiled and self._first_at is None:
+            self._first_at = time.monotonic()
+            self._compiler.shut = True
 
     def _failed(self) -> None:
-        self._failures += 1
+        self._failed_once = self._failed_once or not self._compiler.shut

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 from benches.speed.job import Job
@@ -44,7 +44,7 @@ class EngineRig:
     """An engine over a checkpoint on a device; `wrap` may put something around the model. Used by one thread.
 
     In exact numerics if `exact`, with `compiling` as the worker that compiles. `keep_images` is given every job's
-    pictures, on a thread of the engine's.
+    pictures, and `meter` what is measured, on threads of the engine's.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class EngineRig:
         exact: bool = False,
         compiling: Compiling | None = None,
         keep_images: Callable[[str, Sequence[Image]], None] = lambda job_id, images: None,
+        meter: SilentMeter | None = None,
     ) -> None:
         self._sampler = checkpoint.facts.sampler
         self._ended: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
@@ -69,7 +70,7 @@ class EngineRig:
             ),
             JobQueue(1000),
             self._told,
-            SilentMeter(),
+            meter or SilentMeter(),
             model_id=checkpoint.facts.id,
             rows=RowLimit(max_rows),
             rows_under_way=max_rows,
@@ -86,17 +87,24 @@ class EngineRig:
     def __exit__(self, *exception: object) -> None:
         self._engine.stop(STOP_S)
 
-    def draw(self, jobs: Sequence[Job], *, at_once: int) -> None:
-        """All of `jobs`, never more than `at_once` under way; returns when the last picture is encoded."""
+    def draw(self, jobs: Iterable[Job], *, at_once: int) -> None:
+        """All of `jobs`, never more than `at_once` under way; returns when the last picture is encoded.
+
+        A job is asked for when the one before it has ended.
+        """
         waiting = iter(jobs)
+        under_way = 0
         for job in itertools.islice(waiting, at_once):
             self._submit(job)
-        for _ in jobs:
+            under_way += 1
+        while under_way:
             ending = self._next()
             if not isinstance(ending, Completed):
                 raise NotMeasured(f"a job ended as {ending}")
+            under_way -= 1
             if (following := next(waiting, None)) is not None:
                 self._submit(following)
+                under_way += 1
 
     def _submit(self, job: Job) -> None:
         self._engine.submit(Work(f"job {next(self._numbers)}", params_of(job, self._sampler)))

@@ -19,6 +19,7 @@ WHOLE = Size(
     row_tflop=0.803,
     decode_tflop=2.5,
     rounds=4,
+    each=6,
 )
 QUICK = WHOLE.quick(TOY)
 

@@ -18,7 +18,8 @@ WHOLE = Size(
     clients=8,
     row_tflop=6.761,
     decode_tflop=10.5,
-    rounds=3,
+    rounds=2,
+    each=4,
 )
 QUICK = WHOLE.quick(TOY_XL)
 
