@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from types import FrameType
 
@@ -23,9 +25,6 @@ RECEIVE_S = 10.0
 """For a request's head to arrive whole, and for each next piece of its body; uvicorn itself would wait for ever."""
 STALL_S = 10.0
 """For a peer to read anything of what waits for it; uvicorn itself would wait for ever."""
-UNSENT_BYTES = 16_384
-"""About as many the system keeps of what a peer has no room for: it is told of in halves of that, and a peer that takes
-less than one of them within `STALL_S` is taken for one that reads nothing."""
 BODY_TIMES = 6
 """So many times as long the whole may take, however its pieces drip in."""
 
@@ -48,10 +47,7 @@ class Connection(H11Protocol):
         not; a head and a body, or two events, would then lie 40 ms apart (RFC 896 against RFC 1122, 4.2.3.2).
         """
         super().connection_made(transport)
-        connection = transport.get_extra_info("socket")
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # else the system takes megabytes before it tells of a slow peer again
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.app_state = {
             **self.app_state,
             "closing": transport.is_closing,
@@ -112,15 +108,18 @@ class Connection(H11Protocol):
     def _watch_peer(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
-        waiting = self.transport.get_write_buffer_size()
-        self._patience = self.loop.call_later(self.stall_s, self._cut_if_stalled, waiting)
+        self._patience = self.loop.call_later(self.stall_s, self._cut_if_stalled, self._untaken_bytes())
 
-    def _cut_if_stalled(self, waited: int) -> None:
-        """`waited` bytes that were to be sent then."""
-        if self.transport.get_write_buffer_size() < waited:
+    def _cut_if_stalled(self, before: int) -> None:
+        if self._untaken_bytes() < before:
             self._watch_peer()
         else:
             self.transport.abort()
+
+    def _untaken_bytes(self) -> int:
+        """Of what was to be sent, what the peer has not taken; also in the system's buffer, where it tells: it has room
+        for megabytes there, and takes more of ours only when a good part of them is gone."""
+        return self.transport.get_write_buffer_size() + _queued_bytes(self.transport.get_extra_info("socket").fileno())
 
     def _watch(self) -> None:
         if self._deadline is not None:
@@ -142,6 +141,18 @@ class Connection(H11Protocol):
             self._watch()
         else:
             self.transport.abort()
+
+
+def _queued_bytes(descriptor: int) -> int:
+    """What a socket holds that its peer has not acknowledged (Linux, tcp(7), SIOCOUTQ)."""
+    if sys.platform != "linux":
+        return 0
+    import fcntl
+    import termios
+
+    with contextlib.suppress(OSError):  # it is closed already
+        return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return 0
 
 
 class Server(uvicorn.Server):
