@@ -43,7 +43,7 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         if key is not None and not 1 <= len(key) <= MAX_KEY_CHARACTERS:
             raise InvalidRequest(FieldFault("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters"))
         body = await read_body(request, service.limits)
-        digest = await digest_of(body)
+        digest = b"" if key is None else await digest_of(body)  # without a key there is nothing to tell it from
         trace_id, passed_on = read_trace(request)
         # A repeat is not judged once more: a worker that came back may have another model by now.
         job, is_new = service.store.by_key(key, digest) if key is not None else None, False
