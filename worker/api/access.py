@@ -19,7 +19,8 @@ READS = ("GET", "HEAD", "OPTIONS")
 
 
 class RequireToken:
-    """ASGI middleware. Decides by the path of the request line alone: a Host header can say anything."""
+    """ASGI middleware. Decides by the path of the request line and, where there are no tokens, by what a browser says
+    of the page that asks; never by a Host header, which can say anything."""
 
     def __init__(
         self, app: ASGIApp, tokens: Tokens, *, metrics_too: bool, page: Iterable[str], origins: Collection[str] = ()
@@ -31,12 +32,14 @@ class RequireToken:
         self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope.get("headers", ()))
-        if not self._tokens and scope["type"] == "http" and self._is_foreign(scope["method"], headers):
-            await refusal(scope["path"], CrossSite())(scope, receive, send)
-            return
-        if scope["type"] == "lifespan" or scope.get("path") in self._open or not self._tokens:
+        if scope["type"] == "lifespan" or scope.get("path") in self._open:
             await self._app(scope, receive, send)
+            return
+        headers = dict(scope.get("headers", ()))
+        if not self._tokens:
+            foreign = scope["type"] == "http" and self._is_foreign(scope["method"], headers)
+            app = refusal(scope["path"], CrossSite()) if foreign else self._app
+            await app(scope, receive, send)
             return
         if self._tokens.accept(headers.get(b"authorization")):
             await self._app(scope, receive, send)
