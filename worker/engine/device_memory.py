@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from worker.engine.device_waiting import wait_for
+
 
 class DeviceMemory:
     """`reserve` is called once, for what must stay free beside the calls; its own need is what is kept."""
@@ -29,7 +31,7 @@ class DeviceMemory:
         """Free on the device when torch holds nothing back; None where memory is not measured."""
         if self._device.type != "cuda":
             return None
-        torch.cuda.synchronize(self._device)
+        wait_for(self._device)
         torch.cuda.empty_cache()  # not the pools of captured graphs, which stay theirs
         return torch.cuda.mem_get_info(self._device)[0]
 
@@ -38,11 +40,11 @@ class DeviceMemory:
         if self._device.type != "cuda":
             call()
             return None
-        torch.cuda.synchronize(self._device)
+        wait_for(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         before = torch.cuda.memory_allocated(self._device)
         call()
-        torch.cuda.synchronize(self._device)
+        wait_for(self._device)
         return torch.cuda.max_memory_allocated(self._device) - before
 
     def _room_bytes(self) -> int:
