@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,10 @@ from tests.engine.test_denoiser import Formula, run, small
 from worker.engine import compiling as module
 from worker.engine.compiling import LEAST_CALLS, WARM_CALLS, Compiled, Compiling
 from worker.engine.denoiser import Denoiser
+from worker.engine.latent_drawing import LatentDrawing
 from worker.engine.shapes import Shapes
 from worker.errors import OutOfMemory
+from worker.jobs.params import JobParams
 
 
 @dataclass
@@ -72,6 +74,16 @@ class FakeCompiler:
             return output
 
         yield call
+
+
+def assert_as_without(drawings: Sequence[LatentDrawing], asked: JobParams) -> None:
+    """After one step of all, each is what it is where nothing is compiled."""
+    alone = Denoiser(lambda report: Formula())
+    alone.load(lambda share: None)
+    others = list(alone.open(asked))
+    alone.step(others)
+    for one, other in zip(drawings, others, strict=True):
+        assert torch.equal(one.latent, other.latent)
 
 
 @dataclass
@@ -185,12 +197,7 @@ def test_compiled_calls_are_padded_up_and_larger_ones_cut_into_pieces() -> None:
     rig.denoiser.step(drawings)
     assert rig.compiler.calls == [4, 4]
     assert rig.padding == [0, 2]
-    alone = Denoiser(lambda report: Formula())
-    alone.load(lambda share: None)
-    others = list(alone.open(small(steps=1, num_images=3, seed=5)))
-    alone.step(others)
-    for one, other in zip(drawings, others, strict=True):
-        assert torch.equal(one.latent, other.latent)
+    assert_as_without(drawings, small(steps=1, num_images=3, seed=5))
 
 
 @pytest.mark.parametrize(
@@ -238,12 +245,7 @@ def test_a_call_in_pieces_computes_every_row_as_it_is() -> None:
     rig.denoiser.step(drawings)
     assert rig.compiler.calls == [16, 2]
     assert rig.padding == [0, 0]
-    alone = Denoiser(lambda report: Formula())
-    alone.load(lambda share: None)
-    others = list(alone.open(small(steps=1, num_images=9, seed=5)))
-    alone.step(others)
-    for one, other in zip(drawings, others, strict=True):
-        assert torch.equal(one.latent, other.latent)
+    assert_as_without(drawings, small(steps=1, num_images=9, seed=5))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 
@@ -60,12 +61,20 @@ def line(worker_url: str) -> Iterator[Line]:
 @pytest.fixture
 def page(browser: Browser, worker_url: str) -> Iterator[Page]:
     """The studio, open; whatever its console called an error fails the test."""
+    with opened(browser, worker_url) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened(browser: Browser, worker_url: str, *, console_too: bool = True) -> Iterator[Page]:
+    """The studio; what nobody caught fails the test, and what its console called an error."""
     with browser.new_context(viewport={"width": 1280, "height": 820}, base_url=worker_url) as context:
         context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.extend(_complaint(message)))
+        if console_too:
+            page.on("console", lambda message: complaints.extend(_complaint(message)))
         page.goto("/")
         yield page
         assert complaints == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.ui.conftest import PATIENCE_MS
+from tests.ui.conftest import PATIENCE_MS, opened
 from tests.ui.studio import CIRCLE, RED, fill, generate, pixels, share
 from tests.ui.test_jobs import jobs
 
@@ -31,15 +31,9 @@ IDBFactory.prototype.open = function (...told) {
 
 @pytest.fixture
 def page(browser: Browser, worker_url: str) -> Iterator[Page]:
-    """The studio, open; what nobody caught fails the test. The console may tell of the trouble."""
-    with browser.new_context(viewport={"width": 1280, "height": 820}, base_url=worker_url) as context:
-        context.set_default_timeout(PATIENCE_MS)
-        page = context.new_page()
-        uncaught: list[str] = []
-        page.on("pageerror", lambda error: uncaught.append(str(error)))
-        page.goto("/")
+    """The studio, open. Its console may tell of the trouble."""
+    with opened(browser, worker_url, console_too=False) as page:
         yield page
-        assert uncaught == []
 
 
 class Posts:
