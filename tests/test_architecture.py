@@ -65,7 +65,8 @@ ROOMS = (
     ),
     Room("worker/measured.py"),
     Room("worker/logs.py", ("worker.jobs",)),
-    Room("worker/server.py", ("uvicorn", "h11", "starlette.types", "worker.errors")),
+    Room("worker/connection.py", ("uvicorn", "h11")),
+    Room("worker/server.py", ("uvicorn", "starlette.types", "worker.connection", "worker.errors")),
     Room("worker/tokens.py", ("shared_worker.auth", "worker.errors", "worker.settings")),
     Room(
         "worker/door.py",
@@ -90,7 +91,7 @@ ROOMS = (
     Room(
         "worker/serving.py",
         ("starlette.types", "shared_worker", "worker"),
-        may_not=("worker.main", "worker.door", "worker.server", "worker.api"),
+        may_not=("worker.main", "worker.door", "worker.server", "worker.connection", "worker.api"),
     ),
     Room("worker/main.py", ("shared_worker", "worker"), may_not=("worker.demo", "worker.cli", "worker.client")),
     Room("worker/client", ("httpx", "PIL", "=worker")),

@@ -3,156 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
-import sys
 from collections.abc import Awaitable, Callable
 from types import FrameType
 
-import h11
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from worker.connection import RECEIVE_S, STALL_S, Connection
 from worker.errors import ConfigurationError
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
 """Longer than the usual 60 s of reverse proxies, which otherwise race a closing connection."""
 CLOSE_S = 2
-RECEIVE_S = 10.0
-"""For a request's head to arrive whole, and for each next piece of its body; uvicorn itself would wait for ever."""
-STALL_S = 10.0
-"""For a peer to read anything of what waits for it; uvicorn itself would wait for ever."""
-BODY_TIMES = 6
-"""So many times as long the whole may take, however its pieces drip in."""
-
-
-class Connection(H11Protocol):
-    """A connection that half a request ends, or a peer that reads nothing of what it is sent, however slowly it may
-    read; with two things for the application in `scope["state"]`: `closing` tells that it is about to end, `write`
-    continues a streamed body."""
-
-    receive_s = RECEIVE_S
-    stall_s = STALL_S
-    _begun_at: float | None = None
-    _deadline: asyncio.TimerHandle | None = None
-    _patience: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take along what the application may do with it.
-
-        asyncio sends small pieces at once only where a socket names its protocol, which one from `create_server` does
-        not; a head and a body, or two events, would then lie 40 ms apart (RFC 896 against RFC 1122, 4.2.3.2).
-        """
-        super().connection_made(transport)
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.app_state = {
-            **self.app_state,
-            "closing": transport.is_closing,
-            "write": self.write,
-        }
-        self._watch()
-
-    def write(self, data: bytes) -> bool:
-        """One more piece of a body that is under way; False where it must take the usual way, which can wait.
-
-        A body of unknown length is chunked from HTTP/1.1 on (RFC 9112, 7.1), and a chunk changes nothing in what h11
-        knows of the connection.
-        """
-        if self.flow.write_paused or self.transport.is_closing() or self.conn.their_http_version != b"1.1":
-            return False
-        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        return True
-
-    def data_received(self, data: bytes) -> None:
-        """Whatever came, look how long the rest of the request may take."""
-        super().data_received(data)
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is awaited any more."""
-        for timer in (self._deadline, self._patience):
-            if timer is not None:
-                timer.cancel()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """The peer takes less than it is sent: it must not stop altogether."""
-        super().pause_writing()
-        self._watch_peer()
-
-    def resume_writing(self) -> None:
-        """The peer took it."""
-        super().resume_writing()
-        if self._patience is not None:
-            self._patience.cancel()
-        self._watch_last_bytes()
-
-    def on_response_complete(self) -> None:
-        """Where nothing comes behind it, all of it must be taken."""
-        super().on_response_complete()
-        self._watch_last_bytes()
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Nothing more was asked for."""
-        super().timeout_keep_alive_handler()
-        self._watch_last_bytes()
-
-    def _watch_last_bytes(self) -> None:
-        """Closing waits until the peer has read what was sent, which it must go on with."""
-        if self.transport.is_closing() and self.transport.get_write_buffer_size():
-            self._watch_peer()
-
-    def _watch_peer(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-        self._patience = self.loop.call_later(self.stall_s, self._cut_if_stalled, self._untaken_bytes())
-
-    def _cut_if_stalled(self, before: int) -> None:
-        if self._untaken_bytes() < before:
-            self._watch_peer()
-        else:
-            self.transport.abort()
-
-    def _untaken_bytes(self) -> int:
-        """Of what was to be sent, what the peer has not taken; also in the system's buffer, where it tells: it has room
-        for megabytes there, and takes more of ours only when a good part of them is gone."""
-        return self.transport.get_write_buffer_size() + _queued_bytes(self.transport.get_extra_info("socket").fileno())
-
-    def _watch(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._begun_at = self._deadline = None
-            return
-        now = self.loop.time()
-        if self._begun_at is None:
-            self._begun_at = now
-        ends_at = self._begun_at + self.receive_s
-        if self.conn.their_state is h11.SEND_BODY:
-            ends_at = min(now + self.receive_s, self._begun_at + BODY_TIMES * self.receive_s)
-        self._deadline = self.loop.call_at(ends_at, self._too_late)
-
-    def _too_late(self) -> None:
-        if self.flow.read_paused:  # the application has not taken yet what came: it is not the peer who is late
-            self._begun_at = None
-            self._watch()
-        else:
-            self.transport.abort()
-
-
-def _queued_bytes(descriptor: int) -> int:
-    """What a socket holds that its peer has not acknowledged (Linux, tcp(7), SIOCOUTQ)."""
-    if sys.platform != "linux":
-        return 0
-    import fcntl
-    import termios
-
-    with contextlib.suppress(OSError):  # it is closed already
-        return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    return 0
 
 
 class Server(uvicorn.Server):

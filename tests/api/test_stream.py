@@ -22,7 +22,7 @@ from tests.conftest import eventually
 from tests.fakes import DrawsNoise, FailsToOpen, LosesDevice, NeverEnds, StepByStep
 from tests.serving import WAIT_S, ServedWorker, SseEvent, events_of
 from worker.api import stream
-from worker.server import STALL_S
+from worker.connection import STALL_S
 
 Serve = Callable[..., ServedWorker]
 
