@@ -4,8 +4,9 @@
 # Without PIP_EXTRA_INDEX the cpu image works too, only larger: it then carries the CUDA libraries.
 #
 # The image listens on every address, so it starts only with a token:
-#   docker run --read-only --tmpfs /tmp -e SDW_TOKEN -p 8600:8600 sd-worker:cpu
-#   docker run --gpus all -e SDW_TOKEN -p 8600:8600 -v /path/to/model:/model:ro sd-worker:cuda --model /model
+#   docker run --stop-timeout 40 --read-only --tmpfs /tmp -e SDW_TOKEN -p 8600:8600 sd-worker:cpu
+#   docker run --stop-timeout 40 --gpus all -e SDW_TOKEN -p 8600:8600 -v /path/to/model:/model:ro sd-worker:cuda --model /model
+# Docker would kill it after 10 s, which is less than running jobs are given (--drain-s).
 # With --compile, /tmp must allow what is compiled there to be run, which it does not by itself: --tmpfs /tmp:exec.
 
 FROM python:3.11-slim AS build
