@@ -313,6 +313,17 @@ def test_output_that_cannot_be_written_is_one_line(instant: ServedWorker) -> Non
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
 
 
+def test_output_that_is_closed_is_one_line(instant: ServedWorker) -> None:
+    command = [sys.executable, "-m", "worker.cli", "jobs", "--url", instant.url]
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$@" >&-', "sh", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, "sd-worker: the output cannot be written: it is closed\n")
+
+
 def test_letters_that_the_terminal_lacks_end_nothing(instant: ServedWorker) -> None:
     job_id = instant.finish(prompt="\N{HIRAGANA LETTER A}")["job_id"]
     done = subprocess.run(

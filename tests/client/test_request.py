@@ -46,6 +46,12 @@ def test_files_that_the_worker_takes_go_as_they_are(form: str, tmp_path: Path) -
     assert [base64.b64decode(encoded(one)) for one in (data, file, str(file))] == [data] * 3
 
 
+def test_a_telephone_s_jpeg_with_a_second_picture_behind_it_goes_as_it_is() -> None:
+    data = file_of("MPO", save_all=True, append_images=[Image.new("RGB", (2, 2))])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert base64.b64decode(encoded(data)) == data
+
+
 @pytest.mark.parametrize("form", ["BMP", "TIFF", "GIF"])
 def test_other_files_become_png(form: str) -> None:
     assert decoded(encoded(file_of(form))).format == "PNG"
@@ -65,6 +71,12 @@ def test_what_is_no_picture_is_told_before_anything_is_sent(tmp_path: Path) -> N
             encoded(picture)
     with pytest.raises(FileNotFoundError):
         encoded(tmp_path / "nothing.png")
+
+
+def test_a_picture_that_pillow_takes_for_a_bomb_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3)
+    with pytest.raises(ValueError, match="is no picture that can be read"):
+        encoded(file_of("PNG"))
 
 
 def test_the_task_follows_from_the_pictures() -> None:

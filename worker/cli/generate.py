@@ -13,8 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
-from worker.cli.arguments import SUFFIXES
-from worker.cli.exits import DONE, UsageError
+from worker.cli.arguments import PROGRAM, SUFFIXES
+from worker.cli.exits import DONE, UsageError, say
 from worker.cli.screen import Screen
 from worker.client import Client, Completed
 
@@ -45,7 +45,7 @@ def run(asked: argparse.Namespace, client: Client) -> int:
     elif asked.out != STDOUT:
         print("\n".join(files))
     for warning in done.warnings:
-        print(f"sd-worker: {warning}", file=sys.stderr)
+        say(PROGRAM, warning)
     return DONE
 
 

@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return inspect.main(given[1:], program=f"{PROGRAM} inspect")
     asked = parser().parse_args(given)
+    if sys.__stdout__ is None:  # `>&-`: a file or a connection would take its number
+        exits.say(PROGRAM, "the output cannot be written: it is closed")
+        return exits.USAGE
     # One that is ignored already stays so: that is how nohup works.
     heeded = [number for number in ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _terminate) for number in heeded}

@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 
 Picture = Image.Image | bytes | str | os.PathLike[str]
 """A PIL picture, an encoded picture, or the path of a file."""
-SENT_AS_THEY_ARE = ("PNG", "JPEG", "WEBP")
+SENT_AS_THEY_ARE = ("PNG", "JPEG", "WEBP", "MPO")
+"""MPO is what Pillow calls a JPEG with more pictures behind the first, as telephones write them."""
 KEPT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 """What a PNG can hold; everything else becomes RGB."""
 
@@ -35,7 +36,7 @@ def _acceptable(data: bytes, name: str) -> bytes:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return data if image.format in SENT_AS_THEY_ARE else _png(image)
-    except (OSError, SyntaxError):
+    except (OSError, SyntaxError, Image.DecompressionBombError):
         raise ValueError(f"{name} is no picture that can be read") from None
 
 
