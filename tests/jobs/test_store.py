@@ -110,6 +110,20 @@ def test_a_key_stands_for_its_job_as_long_as_that_is_known() -> None:
     assert store.by_key("key", b"other body") is None
 
 
+def test_a_key_that_two_restored_jobs_had_stands_for_the_later_one() -> None:
+    before = store_with(retained_jobs=2)
+    earlier, later = add(before), add(before)
+    end(before, earlier)
+    store = store_with(retained_jobs=0)
+    store.restore([(earlier, "key", b"body"), (later, "key", b"body")], expired=[])
+    assert store.newest_first() == [later]
+    assert store.by_key("key", b"body") is later
+    end(store, later)
+    assert store.by_key("key", b"body") is None
+    end(store, add(store, "key", b"body"))
+    assert not len(store)
+
+
 def test_forgotten_ids_are_remembered_a_while_and_not_for_ever() -> None:
     store = store_with(retained_jobs=0)
     first, second = add(store), add(store)

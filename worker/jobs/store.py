@@ -123,5 +123,7 @@ class JobStore:
             self._expired.popitem(last=False)
 
     def _drop_key(self, job: Job) -> None:
-        if (key := self._key_of.pop(job.id, None)) is not None:
+        key = self._key_of.pop(job.id, None)
+        # After a crash a job may be back that was forgotten, and its key another's since.
+        if key is not None and self._by_key.get(key, (b"", ""))[1] == job.id:
             del self._by_key[key]
