@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
@@ -102,6 +103,16 @@ def test_what_happened_in_an_earlier_process_keeps_its_time() -> None:
     assert (job.id, job.created_at, job.finished_at) == ("job_of_old", created, created + timedelta(minutes=1))
     assert job.ended_at is not None
     assert job.ended_at - job.accepted_at == pytest.approx(60.0, abs=1.0)
+
+
+def test_nothing_is_in_the_future_though_an_earlier_process_s_clock_was_ahead() -> None:
+    ahead = datetime.now(UTC) + timedelta(hours=5)
+    job = Job(make_params(), created_at=ahead)
+    job.record(Queued(0, None))
+    job.record(CANCELLED, at=ahead)
+    assert job.accepted_at <= time.monotonic()
+    assert job.ended_at is not None
+    assert job.ended_at <= time.monotonic()
 
 
 def test_ids_tell_nothing_and_do_not_repeat() -> None:

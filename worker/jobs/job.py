@@ -54,7 +54,6 @@ class Job:
         created_at: datetime | None = None,
         trace_id: str | None = None,
     ) -> None:
-        now = datetime.now(UTC)
         self.id = job_id or f"job_{secrets.token_hex(12)}"
         self.params = params
         self.trace_id = trace_id
@@ -70,8 +69,8 @@ class Job:
         self.failure: Failed | None = None
         self.timings = Timings()
         self.cancel_reason: CancelReason | None = None
-        self.created_at = created_at or now
-        self.accepted_at = time.monotonic() - (now - self.created_at).total_seconds()
+        self.created_at = created_at or datetime.now(UTC)
+        self.accepted_at = _monotonic(self.created_at)
         self.ended_at: float | None = None
         self.started_at: datetime | None = None
         self.finished_at: datetime | None = None
@@ -118,5 +117,11 @@ class Job:
         if self.params.has_pictures:
             self.params = self.params.without_pictures()
         self.position = self.eta_s = None
-        self.ended_at = time.monotonic() - (datetime.now(UTC) - at).total_seconds()
+        self.ended_at = _monotonic(at)
         self.finished_at = at
+
+
+def _monotonic(at: datetime) -> float:
+    """When that was by the other clock; not in the future, where another process may have seen it by a clock that was
+    ahead."""
+    return time.monotonic() - max(0.0, (datetime.now(UTC) - at).total_seconds())
