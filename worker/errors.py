@@ -32,8 +32,9 @@ WorkerError
 │   ├── SigningFailed         signing_failed
 │   ├── EngineFailed          engine_failed
 │   └── Poisoned              poisoned
-└── StartError                one line on standard error, exit status 2
+└── StartError                one line on standard error, and the exit status
     ├── ConfigurationError    configuration
+    ├── DiskUnavailable       disk_unavailable
     ├── DeviceUnavailable     device_unavailable
     └── ModelUnusable         model_unusable
 
@@ -286,12 +287,21 @@ class StartError(WorkerError):
     """The worker cannot start."""
 
     code = "start_error"
+    exit_status = 2
+    """1 where the next start may go well without anybody's doing."""
 
 
 class ConfigurationError(StartError):
     """A setting is wrong."""
 
     code = "configuration"
+
+
+class DiskUnavailable(StartError):
+    """The disk is full or does not answer."""
+
+    code = "disk_unavailable"
+    exit_status = 1
 
 
 class DeviceUnavailable(StartError):

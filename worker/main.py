@@ -51,7 +51,8 @@ def mps() -> int:
 
 
 def run(backend: Backend, arguments: Sequence[str] | None = None) -> int:
-    """Serve until stopped; returns the exit status: 0 after a drain, 1 if the engine failed, 2 if it cannot start.
+    """Serve until stopped; returns the exit status: 0 after a drain, 1 if the engine failed, 2 if it cannot start
+    and never will as things are.
 
     With `inspect` as its first argument it says what a file is instead.
     """
@@ -66,7 +67,7 @@ def run(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         return _serve(settings, backend)
     except StartError as error:
         print(f"sd-worker-{backend}: {error.detail}", file=sys.stderr)
-        return 2
+        return error.exit_status
     finally:
         gc.enable()
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.fakes import PREVIEW, make_params
-from worker.errors import ConfigurationError, StorageFull
+from worker.errors import ConfigurationError, DiskUnavailable, StorageFull
 from worker.jobs.events import (
     Cancelled,
     CancelReason,
@@ -271,6 +273,53 @@ def test_no_job_is_accepted_where_there_is_little_room(
     again = reopen(journal, tmp_path)
     assert not again.restore().jobs
     again.close()
+
+
+def test_room_is_left_for_what_the_log_has_yet_to_bring_over(
+    journal: SqliteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live(journal, image=Picture(8, 8, 3, b"x" * 3_000_000), strength=0.5)
+    free = journal_module.RESERVE_BYTES + 2_000_000
+    monkeypatch.setattr(journal_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(StorageFull):
+        live(journal)
+    journal.checkpoint()
+    live(journal)
+
+
+def test_an_ending_does_not_write_the_job_s_pictures_once_more(journal: SqliteJournal, tmp_path: Path) -> None:
+    job = live(journal, image=Picture(8, 8, 3, b"x" * 3_000_000), strength=0.5)
+    journal.checkpoint()
+    journal.record([(job, job.record(Cancelled(CancelReason.REQUESTED)))])
+    assert (tmp_path / "state" / "jobs.sqlite3-wal").stat().st_size < 2_000_000
+
+
+def test_what_the_database_does_not_need_goes_back_to_the_disk(
+    journal: SqliteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "SPARE_PAGES", 10)
+    database = tmp_path / "state" / "jobs.sqlite3"
+    jobs = [live(journal, image=Picture(8, 8, 3, b"x" * 1_000_000), strength=0.5) for _ in range(5)]
+    journal.checkpoint()
+    assert database.stat().st_size > 5_000_000
+    journal.record([(job, job.record(Cancelled(CancelReason.REQUESTED))) for job in jobs])
+    journal.checkpoint()
+    journal.checkpoint()
+    assert database.stat().st_size < 500_000
+
+
+def test_a_start_without_room_for_the_log_may_be_tried_again(journal: SqliteJournal, tmp_path: Path) -> None:
+    live(journal)
+    journal.close()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(DiskUnavailable) as refused:
+            SqliteJournal(tmp_path / "state", "fake")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refused.value.exit_status == 1
+    SqliteJournal(tmp_path / "state", "fake").close()
 
 
 def test_a_job_that_cannot_be_read_is_left_out_and_the_others_stay(journal: SqliteJournal, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ file, which does wait, is done on another thread and connection, and so is what 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import shutil
@@ -17,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from worker.errors import ConfigurationError, StorageFull
+from worker.errors import ConfigurationError, DiskUnavailable, StartError, StorageFull
 from worker.jobs.events import Completed, Image, Queued
 from worker.jobs.job import Job, Status
 from worker.jobs.journal import Kept, Restored
@@ -29,12 +30,19 @@ from worker.state.pictures import Pictures
 logger = logging.getLogger(__name__)
 
 DATABASE = "jobs.sqlite3"
+LOG = f"{DATABASE}-wal"
 VERSION = 2
 RESERVE_BYTES = 32_000_000
 """With less room on the disk no new job is accepted, so that those that run can be written to their end."""
 LOCK_S = 5.0
 LONG_LOG_PAGES = 16_000
 """Of 4 KiB. A log that was not quiet for long enough to begin anew is cut while the writer waits."""
+SPARE_PAGES = 2_000
+"""What the database may hold beyond what is in it; the rest is given back to the disk."""
+GIVEN_BACK_PAGES = 500
+"""In one go, which the writer may have to wait for."""
+GIVEN_BACK_TIMES = 20
+"""Each time the house is kept."""
 MARK_PAGES = 1
 """What beginning the log anew writes by itself, and nobody else."""
 FORGET_AT_ONCE = 32
@@ -52,6 +60,11 @@ CREATE TABLE events (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE expired (number INTEGER PRIMARY KEY, id TEXT NOT NULL) STRICT;
 """
+PRAGMAS = (
+    *("synchronous = NORMAL", "foreign_keys = ON", "wal_autocheckpoint = 0"),
+    "secure_delete = FAST",  # some builds of SQLite write zeros over whatever is let go of: megabytes for each picture
+    f"journal_size_limit = {RESERVE_BYTES // 32}",  # of a log that has begun anew, whose file would stay as it was
+)
 INSERT_JOB = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"
 """With the job's first event, so that accepting is one statement: between two of them another thread may come in."""
 COUNT_KILL = "UPDATE jobs SET kills = kills + 1 WHERE number = ?"
@@ -62,7 +75,7 @@ Statement = tuple[str, tuple[Any, ...]]
 
 
 class SqliteJournal:
-    """In `folder`, which no other worker may use. Raises ConfigurationError if it cannot be had."""
+    """In `folder`, which no other worker may use. Raises StartError if it cannot be had."""
 
     durable = True
 
@@ -80,24 +93,24 @@ class SqliteJournal:
             (folder / DATABASE).touch(mode=0o600)  # it holds prompts; SQLite gives its other files the same mode
             self._lock = (folder / "lock").open("w")
             self._pictures = Pictures(folder / "images")
-        except OSError as error:
-            raise ConfigurationError(f"--state-dir cannot be used: {error.strerror}") from None
-        try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._lock.close()
             raise ConfigurationError("--state-dir is in use by another worker") from None
+        except OSError as error:
+            kind = DiskUnavailable if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else ConfigurationError
+            raise kind(f"--state-dir cannot be used: {error.strerror}") from None
         try:
             self._database = self._connect()
             self._prepare()
         except sqlite3.Error as error:
             self._lock.close()
-            raise ConfigurationError(f"--state-dir holds a database that cannot be used: {error}") from None
+            raise _unusable(error) from None
 
     def restore(self) -> Restored:
         """As `Journal` has it. A job that cannot be understood any more is left out, and told in the log.
 
-        Raises ConfigurationError where the database cannot be read at all.
+        Raises StartError where the database cannot be read at all.
         """
         try:
             kept = list(self._read_jobs())
@@ -108,7 +121,7 @@ class SqliteJournal:
             self.tidy()
             expired = [job_id for (job_id,) in self._database.execute("SELECT id FROM expired ORDER BY number")]
         except sqlite3.Error as error:
-            raise ConfigurationError(f"--state-dir holds a database that cannot be used: {error}") from None
+            raise _unusable(error) from None
         return Restored(kept, expired)
 
     def accept(self, job: Job, first: Entry, key: str | None, digest: bytes) -> None:
@@ -126,7 +139,9 @@ class SqliteJournal:
             job.trace_id,
         )
         try:
-            if shutil.disk_usage(self._folder).free < RESERVE_BYTES:
+            # What the log holds will be written once more, into the database.
+            log_bytes = (self._folder / LOG).stat().st_size
+            if shutil.disk_usage(self._folder).free < RESERVE_BYTES + log_bytes:
                 raise StorageFull
             self._write([(INSERT_JOB, accepted)])
         except (sqlite3.Error, OSError) as error:
@@ -190,6 +205,12 @@ class SqliteJournal:
             if pages > LONG_LOG_PAGES or MARK_PAGES < pages == done:
                 # Whoever writes next begins the log anew, and waits for the disk to have its head.
                 database.execute(f"PRAGMA user_version = {VERSION}")
+            for _ in range(GIVEN_BACK_TIMES):
+                (free,) = database.execute("PRAGMA freelist_count").fetchone()
+                if free <= SPARE_PAGES:
+                    break
+                # `execute` makes one step of a statement without columns, which gives back one page.
+                database.executescript(f"PRAGMA incremental_vacuum({GIVEN_BACK_PAGES})")
 
     def close(self) -> None:
         """As `Journal` has it."""
@@ -204,11 +225,12 @@ class SqliteJournal:
         database = sqlite3.connect(
             self._folder / DATABASE, timeout=LOCK_S, isolation_level=None, check_same_thread=False
         )
-        for pragma in ("synchronous = NORMAL", "foreign_keys = ON", "wal_autocheckpoint = 0"):
+        for pragma in PRAGMAS:
             database.execute(f"PRAGMA {pragma}")
         return database
 
     def _prepare(self) -> None:
+        self._database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; another one stays as it is
         self._database.execute("PRAGMA journal_mode = WAL")
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version == 0:
@@ -276,6 +298,13 @@ class SqliteJournal:
             with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back by itself
                 self._database.execute("ROLLBACK")
             raise
+
+
+def _unusable(error: sqlite3.Error) -> StartError:
+    # In the lowest byte of an extended code is what all of its kind have in common.
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return DiskUnavailable(f"--state-dir has no room, or its disk fails: {error}")
+    return ConfigurationError(f"--state-dir holds a database that cannot be used: {error}")
 
 
 def _event(number: int, entry: Entry, at: datetime) -> Statement:
