@@ -174,7 +174,7 @@ async def test_it_comes_again_and_again_without_any_change() -> None:
 async def test_whatever_goes_wrong_it_tries_again_with_the_newest_state(
     trouble: Answer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with beating(timeout_s=0.5) as (orchestrator, worker, heartbeat):
+    async with beating(timeout_s=1.0 if trouble is silence else PATIENCE_S) as (orchestrator, worker, heartbeat):
         orchestrator.answer = trouble
         await orchestrator.hears(2)
         worker.status = WorkerStatus.BUSY
