@@ -22,8 +22,8 @@ SERVED = (
     *("test_docs.py", "test_flow.py", "test_provenance.py", "test_server.py", "test_starting.py", "test_tasks.py"),
     "test_tracing.py",
 )
-"""Files whose tests keep workers, browsers or compilers busy, or count seconds, as do those named `*_served.py`. They are
-never beside one another, but only beside tests that do not mind how long it takes. Both take about as long: what is
+"""Files whose tests keep workers, browsers or compilers busy, or count seconds, as do those named `*_served.py`. They
+are never beside one another, but only beside tests that do not mind how long it takes. Both take about as long: what is
 added to one side should be weighed."""
 
 
