@@ -108,12 +108,13 @@ def test_a_job_whose_first_picture_cannot_be_encoded_is_not_drawn_to_its_end(sta
 # Memory
 
 
-def test_out_of_memory_halves_the_calls_and_every_job_completes(start: Start) -> None:
-    rig = start(runner := OutOfMemory(max_rows=4))
-    jobs = [rig.post(guidance_scale=5.0, steps=12) for _ in range(8)]
+@pytest.mark.parametrize(("guidance_scale", "most"), [(5.0, 4), (5.0, 2), (1.0, 1)])
+def test_out_of_memory_halves_the_calls_and_every_job_completes(start: Start, guidance_scale: float, most: int) -> None:
+    rig = start(runner := OutOfMemory(max_rows=most))
+    jobs = [rig.post(guidance_scale=guidance_scale, steps=12) for _ in range(8)]
     rig.wait_ended()
     assert all(rig.completed(job) for job in jobs)
-    assert max(rig.gauge.rows) == 4
+    assert max(rig.gauge.rows) == most
     failed_calls = len(runner.calls) - len(rig.gauge.rows)
     assert failed_calls <= 4, "what does not fit is not tried at every step"
 

@@ -209,7 +209,7 @@ class EngineCore(Generic[D]):
             return
         half = len(batch) // 2
         if out_of_memory:
-            fitting = max(2, sum(drawing.rows for drawing in batch[:half]))
+            fitting = (sum(drawing.rows for drawing in batch) + 1) // 2
             self._rows.overflowed(batch[0].key, fitting)
             logger.warning("out of memory at %d images of one size; %d rows of it from now on", len(batch), fitting)
         self._step(batch[:half])
