@@ -12,10 +12,14 @@ import torch
 from PIL import Image as PillowImage
 
 from tests.engine.test_denoiser import Formula, loaded, run, small
+from tests.fakes import PATIENCE_S
 from tests.models.tiny import picture
 from worker.engine.control import read_control
+from worker.engine.latent_drawing import LatentDrawing
+from worker.engine.run import JobRun
 from worker.errors import InvalidInput
 from worker.jobs.params import ControlParams, Picture, Preprocessor
+from worker.jobs.queue import Work
 
 WHITE = picture(PillowImage.new("RGB", (32, 32), "white"))
 
@@ -111,6 +115,18 @@ def test_a_net_is_held_for_as_long_as_a_drawing_has_it(model: Guided) -> None:
     drawings.pop()
     # At once, and without a collection, which would end what other tests left behind and have their warnings here.
     assert model.held["n"]() is None
+
+
+def test_a_drawing_holds_its_net_to_its_last_step_and_not_while_it_is_decoded(model: Guided) -> None:
+    denoiser = loaded(model)
+    job: JobRun[LatentDrawing] = JobRun(Work("job", small(steps=2, controls=(by("n"),))))
+    assert job.open_on(denoiser.open, PATIENCE_S)
+    denoiser.step(job.drawings)
+    assert model.held["n"]() is not None
+    denoiser.step(job.drawings)
+    assert job.drawings[0].done
+    assert model.held["n"]() is None
+    denoiser.finish(job.drawings[0])
 
 
 def test_a_net_that_cannot_be_had_fails_the_job(model: Guided) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import ClassVar
@@ -11,7 +12,7 @@ from typing import ClassVar
 import pytest
 
 from tests.conftest import eventually
-from tests.engine.fakes import HoldsEncoders, HoldsFirstPreview, TakesItsTime, TakesItsTimeByRows
+from tests.engine.fakes import HoldsEncoders, HoldsFirstPreview, MoodySketch, TakesItsTime, TakesItsTimeByRows
 from tests.engine.rig import Rig
 from tests.fakes import PREVIEW, Instant, LoadsWhenTold, NeverEnds, Sketch, StepByStep
 from worker.engine.rows import RowLimit
@@ -388,6 +389,25 @@ def test_a_job_counts_as_running_until_its_last_picture_is_encoded(start: Start)
     rig.wait_ended()
     assert rig.completed(job)
     eventually(lambda: rig.engine.snapshot().running == 0)
+
+
+def test_what_was_drawn_is_not_held_while_its_picture_is_encoded(start: Start) -> None:
+    class Watches(HoldsEncoders):
+        seen: ClassVar[list[weakref.ref[Sketch]]] = []
+
+        def open(self, params: JobParams) -> list[Sketch]:
+            (sketch,) = map(MoodySketch.of, super().open(params))
+            self.seen.append(weakref.ref(sketch))
+            return [sketch]
+
+    rig = start(runner := Watches())
+    job = rig.post()
+    assert runner.held.reached.wait(10)
+    rig.wait_ended(rig.post())  # the turn that decoded the first is over
+    assert rig.told.ending(job) is None
+    assert runner.seen[0]() is None
+    runner.allow_all()
+    rig.wait_ended()
 
 
 def test_draining_returns_who_waits_and_finishes_who_runs(start: Start) -> None:

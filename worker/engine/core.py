@@ -297,7 +297,7 @@ class EngineCore(Generic[D]):
             return
         if drawing.tile is None and not drawing.own_pace:
             self._fitting.drawn(run.work.params)
-        self._encoders.picture(run, drawing, pieces)
+        self._encoders.picture(run, drawing.index, drawing.seed, pieces)
 
     def _finished(self, drawing: D) -> Pixels:
         with contextlib.suppress(OutOfMemory):

@@ -140,6 +140,8 @@ class Denoiser:
                 drawing.noise = None
                 drawing.step = int(drawing.plan.steps_done[drawing.call])
                 drawing.call += 1
+                if drawing.done:
+                    drawing.end_calls()
 
     @torch.inference_mode()
     def prepare(self) -> bool:

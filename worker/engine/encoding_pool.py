@@ -12,7 +12,7 @@ from typing import Any
 
 from worker.engine.outbox import Outbox
 from worker.engine.run import JobRun
-from worker.engine.runner import Drawing, Pixels
+from worker.engine.runner import Pixels
 from worker.jobs.events import Completed, Image, Preview
 from worker.jobs.params import JobParams, PreviewParams
 from worker.jobs.provenance import DigitalSource
@@ -62,7 +62,7 @@ class EncodingPool:
 
         self._submit(run, encode)
 
-    def picture(self, run: JobRun[Any], drawing: Drawing, pieces: Pieces) -> None:
+    def picture(self, run: JobRun[Any], index: int, seed: int, pieces: Pieces) -> None:
         """Keep a finished picture for its job's completion."""
         params = run.work.params
 
@@ -73,12 +73,12 @@ class EncodingPool:
 
             composed = compose(assemble(pieces), params)
             height, width = composed.shape[:2]
-            text = encoding.describe_parameters(params, drawing.seed, self._model_id)
+            text = encoding.describe_parameters(params, seed, self._model_id)
             source = DigitalSource.of(params.task)
             data = encoding.encode_image(composed, params.output, source, text if params.output.metadata else None)
             if self._sign is not None:
                 data = self._sign(data, params)
-            return Image(drawing.index, drawing.seed, width, height, params.output.format, data)
+            return Image(index, seed, width, height, params.output.format, data)
 
         self._submit(run, encode)
 

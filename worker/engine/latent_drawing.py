@@ -43,6 +43,10 @@ class LatentDrawing(Drawing):
     compiled: bool
     """Whether compiled calls draw it; from its first step to its last."""
 
+    def end_calls(self) -> None:
+        """After the last one, what only they need is held no longer: its decoding may need the memory."""
+        del self.prompt, self.negative, self.adapters, self.controls
+
     @property
     def latent(self) -> torch.Tensor:
         """The noisy latent.  # [C, h, w]"""

@@ -74,6 +74,7 @@ class JobRun(Generic[D]):
 
     def _opened(self, drawings: list[D]) -> None:
         self.drawings = drawings
+        self._coming = None  # what makes drawings holds all that they hold, for as long as it is there
         self._load_to_come = None
         self.undecoded = len(drawings)
         self.warn(*(warning for drawing in drawings for warning in drawing.warnings))
