@@ -6,7 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -177,6 +177,66 @@ class MakesTilesOneByOne(InTiles):
 
     def finish(self, drawing: Sketch) -> Pixels:
         return super().finish(drawing) if drawing.tile else paint(drawing.seed, drawing.width, drawing.height)
+
+
+class Weights:
+    """What a job names beside the model."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Weighted(Sketch):
+    """A sketch of a job that names weights, which it has to its last call."""
+
+    weights: Weights | None
+
+    def end_calls(self) -> None:
+        self.weights = None
+
+
+class LacksRoomBesideWeights(MakesTilesOneByOne):
+    """While weights that a job named are in memory there is no room for `what` of a job that named none: a step, a
+    decoding, or another tile. They stay until it is told to let go of what no drawing has."""
+
+    def __init__(self, what: str, *, share_calls: bool = False) -> None:
+        super().__init__()
+        self._what = what
+        self._share_calls = share_calls
+        self._weights: weakref.ref[Weights] | None = None
+        self.on_tile = lambda number: self._need("another tile")
+
+    def _need(self, what: str) -> None:
+        if what == self._what and self._weights is not None:
+            raise errors.OutOfMemory
+
+    def open(self, params: JobParams) -> Iterator[Sketch]:
+        if not params.reads_files:
+            yield from super().open(params)
+            return
+        weights = Weights()
+        self._weights = weakref.ref(weights)
+        for sketch in super().open(params):
+            fields = {name: getattr(sketch, name) for name in sketch.__dataclass_fields__}
+            yield Weighted(**fields | ({} if self._share_calls else {"key": "with weights"}), weights=weights)
+
+    def step(self, batch: Sequence[Sketch]) -> None:
+        super().step(batch)
+        for sketch in batch:
+            if sketch.done:
+                sketch.end_calls()
+
+    def before_step(self, batch: Sequence[Sketch]) -> None:
+        super().before_step(batch)
+        if self._share_calls or not all(isinstance(sketch, Weighted) for sketch in batch):
+            self._need("a step")
+
+    def finish(self, drawing: Sketch) -> Pixels:
+        self._need("a decoding")
+        return super().finish(drawing)
+
+    def let_go(self) -> bool:
+        idle = self._weights is not None and self._weights() is None
+        self._weights = None if idle else self._weights
+        return idle
 
 
 class CallsWhenOpening(Instant):

@@ -14,6 +14,7 @@ from tests.engine.fakes import (
     HoldsEncodersAndSteps,
     HoldsFirstPreview,
     HoldsPixels,
+    LacksRoomBesideWeights,
     LosesDeviceWhileEncoding,
     Moody,
     NeedsItsMemoryBack,
@@ -36,7 +37,7 @@ from worker.engine.rows import RowLimit
 from worker.engine.runner import DeviceLost, Pixels
 from worker.jobs.engine import EngineState
 from worker.jobs.events import Cancelled, CancelReason, Failed, Preview, Started
-from worker.jobs.params import ImageFormat, JobParams, PreviewParams, Priority
+from worker.jobs.params import ImageFormat, JobParams, LoraParams, PreviewParams, Priority
 
 Start = Callable[..., Rig]
 CODES = dict.fromkeys(MOODS, "engine_failed") | {"has no memory": "out_of_memory", "fails to decode": "nan_output"}
@@ -188,6 +189,71 @@ def test_what_is_kept_for_later_jobs_goes_first(start: Start, what: str) -> None
     assert all(rig.completed(job) for job in jobs)
     assert runner.asked == 1
     assert max(rig.gauge.rows) > 1, "and no call has fewer rows for it"
+
+
+WEIGHTS = (LoraParams("weights", 1.0),)
+
+
+@pytest.mark.parametrize(("padded", "share_calls"), [(True, False), (False, False), (False, True)])
+def test_whoever_had_room_has_it_back_from_a_newcomer_with_weights(
+    start: Start, *, padded: bool, share_calls: bool
+) -> None:
+    runner = LacksRoomBesideWeights("a step", share_calls=share_calls)
+    rig = start(runner, rows=RowLimit(16, padded=padded))
+    old = [rig.post(guidance_scale=5.0, steps=20) for _ in range(4)]
+    runner.allow(3)
+    runner.wait_for_calls(4)
+    newcomer = rig.post(guidance_scale=5.0, steps=1000, loras=WEIGHTS)
+    runner.allow_all()
+    rig.wait_ended()
+    assert all(rig.completed(job) for job in old)
+    assert rig.failed(newcomer).code == "out_of_memory"
+    assert len(runner.calls[-3]) == 4, "and calls have as many rows as before"
+
+
+def test_whoever_comes_after_weights_and_does_not_fit_fails_alone(start: Start) -> None:
+    rig = start(runner := LacksRoomBesideWeights("a step"))
+    before = rig.post(steps=20, loras=WEIGHTS)
+    runner.wait_for_calls(1)
+    after = rig.post(steps=20)
+    runner.allow_all()
+    rig.wait_ended()
+    assert rig.completed(before)
+    assert rig.failed(after).code == "out_of_memory"
+
+
+def test_whoever_never_fitted_fails_alone_beside_a_newcomer_with_weights(start: Start) -> None:
+    rig = start(runner := LacksRoomBesideWeights("a step"), start=False)
+    large, newcomer = rig.post(steps=20), rig.post(steps=20, loras=WEIGHTS)
+    runner.allow_all()
+    rig.engine.start()
+    rig.wait_ended()
+    assert rig.failed(large).code == "out_of_memory"
+    assert rig.completed(newcomer)
+
+
+@pytest.mark.parametrize(("side", "fits"), [(64, True), (56, True), (72, False)])
+def test_a_decoding_has_its_room_back_where_it_is_known_to_have_had_it(start: Start, *, side: int, fits: bool) -> None:
+    runner = LacksRoomBesideWeights("a decoding")
+    rig = start(runner, rows=RowLimit(16, native_pixels=64 * 64))
+    old = rig.post(steps=2, num_images=2, width=64, height=side)
+    runner.wait_for_calls(1)
+    newcomer = rig.post(steps=10, loras=WEIGHTS)
+    runner.allow_all()
+    rig.wait_ended()
+    kept, failed = (old, newcomer) if fits else (newcomer, old)
+    assert rig.completed(kept)
+    assert rig.failed(failed).code == "out_of_memory"
+
+
+def test_tiles_that_are_made_have_their_room_back(start: Start) -> None:
+    rig = start(runner := LacksRoomBesideWeights("another tile"), start=False)
+    old, newcomer = rig.post(width=128, height=128, num_images=2), rig.post(steps=20, loras=WEIGHTS)
+    runner.allow_all()
+    rig.engine.start()
+    rig.wait_ended()
+    assert rig.completed(old)
+    assert rig.failed(newcomer).code == "out_of_memory"
 
 
 def test_where_calls_are_padded_fewer_images_would_not_help(start: Start) -> None:

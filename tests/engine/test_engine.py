@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -211,6 +212,38 @@ def test_a_stream_of_newcomers_does_not_hold_up_another_size(start: Start) -> No
     runner.allow(10)
     rig.wait_ended(odd)  # half of the calls are its own
     assert rig.completed(odd)
+
+
+# Decoding
+
+
+def test_jobs_are_decoded_by_turns(start: Start) -> None:
+    rig = start(runner := Instant(), start=False)
+    rig.post(seed=10, num_images=4, steps=2)
+    rig.post(seed=20, steps=3)  # it is opened one call sooner
+    rig.engine.start()
+    rig.wait_ended()
+    assert runner.finished == [10, 20, 11, 12, 13]
+
+
+def test_a_stream_of_newcomers_does_not_hold_up_the_decodings_of_a_large_job(start: Start) -> None:
+    rig = start(runner := Instant(), rows_under_way=64, start=False)
+    rig.post(seed=100, num_images=8, steps=1)
+    for _ in range(24):
+        rig.post(steps=1)
+    rig.engine.start()
+    rig.wait_ended()
+    assert runner.finished.index(103) < runner.finished.index(25), "not all of them go before it"
+
+
+def test_the_end_of_what_has_its_own_pace_is_no_decoding(start: Start) -> None:
+    class Enlarges(Instant):
+        def open(self, params: JobParams) -> list[Sketch]:
+            return [replace(sketch, own_pace=True) for sketch in super().open(params)]
+
+    rig = start(Enlarges())
+    rig.wait_ended(rig.post())
+    assert rig.gauge.pictures == 0
 
 
 # What is told

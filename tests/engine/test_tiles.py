@@ -70,6 +70,30 @@ def test_others_step_while_tiles_are_made() -> None:
     rig.close()
 
 
+def test_others_are_taken_up_while_tiles_are_made() -> None:
+    rig = Rig(runner := MakesTilesOneByOne(), start=False)
+    job, other, third = rig.post(**tiled(num_images=2)), rig.post(**tiled()), rig.post(width=64, height=64, steps=1)
+    runner.allow_all()
+    rig.engine.start()
+    rig.wait_ended()
+    assert all(rig.completed(one) for one in (job, other, third))
+    assert runner.calls[0] == [(3, 1)]
+    assert runner.calls_before.count(0) == 5, "two of each, and one more of the first, when the third was taken up"
+    rig.close()
+
+
+def test_nobody_is_taken_up_for_rows_that_tiles_to_come_will_have() -> None:
+    rig = Rig(runner := MakesTilesOneByOne(), max_rows=2, start=False)
+    job, other = rig.post(**tiled(num_images=2)), rig.post(width=64, height=64)
+    runner.allow_all()
+    opened: list[int] = []
+    runner.on_tile = lambda number: opened.append(len(runner.opened))
+    rig.engine.start()
+    rig.wait_ended(job, other)
+    assert opened == [1] * 8
+    rig.close()
+
+
 def test_a_job_whose_tiles_are_made_can_be_cancelled_and_the_next_one_is_taken_up() -> None:
     rig = Rig(runner := MakesTilesOneByOne(), start=False)
     job, after = rig.post(**tiled()), rig.post(**tiled())
@@ -89,8 +113,11 @@ def test_a_job_whose_third_tile_cannot_be_made_fails_alone() -> None:
     job, after = rig.post(**tiled()), rig.post(**tiled())
     runner.allow_all()
 
+    failed: list[int] = []
+
     def fail(number: int) -> None:
-        if number == 2 and len(runner.calls_before) == 3:
+        if number == 2 and not failed:
+            failed.append(number)
             raise OutOfMemory
 
     runner.on_tile = fail

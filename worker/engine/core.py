@@ -6,10 +6,12 @@ Knows queues, drawings and events; knows no tensor (a `Runner` has those), no cl
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Generic
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from worker.engine.batching import Batching
 from worker.engine.encoding_pool import EncodingPool, Pieces
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from worker.engine.judging import Judging
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PREVIEWS_WAITING = 16
 """Of a job, for an encoder; where they come faster than they are encoded, some are left out."""
@@ -76,9 +80,13 @@ class EngineCore(Generic[D]):
         self._fitting = Fitting()
         self._pacemaker = Pacemaker()
         self._runs: dict[str, JobRun[D]] = {}
-        self._opening: JobRun[D] | None = None
+        self._opening: deque[JobRun[D]] = deque()
+        """Those whose drawings are not all made; the next one to go on first."""
         self._cancelled: dict[str, CancelReason] = {}
         self._turn = 0
+        self._decodings = 0
+        self._decoded_pixels = rows.native_pixels or 0
+        """Of the largest decoding that memory was seen to hold; the model's own size it must."""
 
     def cancel(self, job_id: str, reason: CancelReason) -> None:
         """Drop the job before its next step, if it runs."""
@@ -102,7 +110,7 @@ class EngineCore(Generic[D]):
         retired = self._retire()
         self._outbox.flush()
         prepared = not self.draining and self.runner.prepare()
-        return bool(batch) or retired or prepared or self._opening is not None or self._measure_rows()
+        return bool(batch) or retired or prepared or bool(self._opening) or self._measure_rows()
 
     def _measure_rows(self) -> bool:
         """One call nearer to knowing how many rows pay, while there is nothing to draw; False if that is known."""
@@ -110,7 +118,7 @@ class EngineCore(Generic[D]):
         if rows is None or self.draining:
             return False
         try:
-            self._rows.timed(rows, *self.runner.time_call(rows))
+            self._rows.timed(rows, *self._within_memory(lambda: self.runner.time_call(rows)))
         except DeviceLost:
             raise
         except Exception as error:
@@ -128,32 +136,32 @@ class EngineCore(Generic[D]):
         return [drawing for run in self._runs.values() for drawing in run.drawings]
 
     def _admit(self) -> None:
-        """Take up waiting jobs while rows are free, one after the other."""
-        for _ in range(ADMIT_AT_ONCE):
-            if self._opening is None:
-                rows = sum(drawing.share for run in self._runs.values() for drawing in run.drawings)
-                if self.draining or rows >= max(self._rows.usual, self._rows_under_way):
-                    return
-                work = self._queue.take(self._may_start)
-                if work is None:
-                    return
-                self._opening = self._started(work)
-            self._opening = self._open_on(self._opening)
-            if self._opening is not None:
-                return
+        """Take up waiting jobs while rows are free, and go on with one whose drawings are not all made."""
+        begun = self._opening.popleft() if self._opening else None
+        for _ in range(ADMIT_AT_ONCE - (begun is not None)):
+            rows = sum(run.share for run in self._runs.values())
+            if self.draining or rows >= max(self._rows.usual, self._rows_under_way):
+                break
+            work = self._queue.take(self._may_start)
+            if work is None:
+                break
+            self._open_on(self._started(work))
+        if begun is not None:
+            self._open_on(begun)
 
     def _may_start(self, work: Work) -> bool:
         return not self._runs or not (work.alone or any(run.work.alone for run in self._runs.values()))
 
     def _started(self, work: Work) -> JobRun[D]:
-        run: JobRun[D] = JobRun(work)
+        run: JobRun[D] = JobRun(work, self._turn, self._decodings)
         self._runs[work.job_id] = run
         self._outbox.put(run, Started(work.attempt))
         self._outbox.flush()
         return run
 
-    def _open_on(self, run: JobRun[D]) -> JobRun[D] | None:
-        """Make drawings of it, for as long as a step takes where others wait; the run, if there are more to make."""
+    def _open_on(self, run: JobRun[D]) -> None:
+        """Make drawings of it, for as long as a step takes where others wait; if there are more to make, it waits for
+        its next turn."""
         pace, params = self.pace, run.work.params
         self.times_usual = self._rows.times_usual(LEAST_ROWS, params.width * params.height)
         self.reads_files = params.reads_files
@@ -163,28 +171,29 @@ class EngineCore(Generic[D]):
             raise
         except BaseException as error:  # a panic in a tokenizer's Rust is no Exception
             self._fail(run, error)
-            return None
+            return
         finally:
             self.reads_files = False
         self.alive_at = time.monotonic()
         if not opened:
-            return run
+            self._opening.append(run)
+            return
         for drawing in run.drawings:
-            drawing.turn, drawing.since = self._turn, run.work.accepted_at
+            drawing.job_id, drawing.turn, drawing.since = run.work.job_id, self._turn, run.work.accepted_at
         self._meter.encoded_text(run.opening_s)
-        return None
 
     def _opened_on(self, run: JobRun[D], for_s: float) -> bool:
         with contextlib.suppress(OutOfMemory):
             return run.open_on(self.runner.open, for_s)
-        if run.reopened or not self.runner.let_go():
+        # Once: what is let go of is there again when it is made anew.
+        if (run.reopened or not self.runner.let_go()) and not self._gives_way(self._after(run)):
             raise OutOfMemory
         run.open_anew()
-        return run.open_on(self.runner.open, for_s)
+        return self._opened_on(run, for_s)
 
     def _step(self, batch: list[D]) -> None:
         """Step together; on an error in halves, until the guilty one stands alone and its job fails alone. Where memory
-        lacks, first what is kept for later jobs goes."""
+        lacks, first what is kept for later jobs goes, and where there was enough before, a job that came since."""
         self.times_usual = self._rows.times_usual(sum(drawing.rows for drawing in batch), batch[0].pixels)
         started = time.monotonic()
         try:
@@ -199,11 +208,12 @@ class EngineCore(Generic[D]):
         else:
             self._stepped(batch, time.monotonic() - started)
             return
+        least = len(batch) == 1 or (out_of_memory and self._rows.padded)
         # Only here, where the error is gone, are the tensors of the failed call freed.
-        if out_of_memory and self.runner.let_go():
+        if out_of_memory and (self.runner.let_go() or (least and self._gives_way(self._since_fitting(batch), batch))):
             self._step(batch)
             return
-        if len(batch) == 1 or (out_of_memory and self._rows.padded):
+        if least:
             for run in {id(run): run for run in map(self._run_of, batch)}.values():
                 self._fail(run, OutOfMemory())
             return
@@ -214,15 +224,38 @@ class EngineCore(Generic[D]):
             logger.warning("out of memory at %d images of one size; %d rows of it from now on", len(batch), fitting)
         self._step(batch[:half])
         # The first half may have ended a job that has images in the second.
-        if rest := [drawing for drawing in batch[half:] if self._owner(drawing) is not None]:
+        if rest := [drawing for drawing in batch[half:] if drawing.job_id in self._runs]:
             self._step(rest)
+
+    def _since_fitting(self, batch: list[D]) -> list[JobRun[D]]:
+        """The jobs taken up since a call like this one fitted into memory; none where there was none."""
+        key, rows = batch[0].key, min(drawing.rows for drawing in batch)
+        like = (one for one in self._drawings() if one.begun and one.key == key and one.rows >= rows)
+        last = max((one.turn for one in like), default=self._turn + 1)
+        return [run for run in self._runs.values() if run.turn >= last]
+
+    def _after(self, run: JobRun[D]) -> Iterable[JobRun[D]]:
+        """The jobs taken up since."""
+        return itertools.islice(itertools.dropwhile(lambda one: one is not run, self._runs.values()), 1, None)
+
+    def _gives_way(self, newcomers: Iterable[JobRun[D]], batch: Sequence[D] = ()) -> bool:
+        """Fail the last of these that has weights in memory beside the model's, so that there is room again for what
+        had room without them; False if there is none, or it is one of those that need the room."""
+        holding = [run for run in newcomers if run.work.params.reads_files and run.load.steps]
+        if not holding or holding[-1] in map(self._run_of, batch):
+            return False
+        self._fail(holding[-1], OutOfMemory())
+        self.runner.let_go()
+        return True
 
     def _stepped(self, batch: list[D], seconds: float) -> None:
         self._turn += 1
         for drawing in batch:
-            for one in self._run_of(drawing).drawings if drawing.tile else (drawing,):
-                if one.index == drawing.index:
-                    one.turn, one.begun = self._turn, True
+            drawing.turn, drawing.begun = self._turn, True
+        for job_id, index in {(drawing.job_id, drawing.index) for drawing in batch if drawing.tile}:
+            for tile in self._runs[job_id].drawings:
+                if tile.index == index:
+                    tile.turn, tile.begun = self._turn, True
         self.alive_at = time.monotonic()
         if batch[0].own_pace:
             for drawing in batch:
@@ -266,10 +299,13 @@ class EngineCore(Generic[D]):
         self._encoders.preview(run, asked, run.previewed_step, run.drawings[0].steps, pieces)
 
     def _retire(self) -> bool:
-        """Decode one image that is done, so that the others wait for one decoding at most; False if none is."""
-        for run in list(self._runs.values()):
+        """Decode one image that is done, so that the others wait for one decoding at most; False if none is. Of several
+        jobs it is that whose last decoding, or else its beginning, is longest ago."""
+        for run in sorted(self._runs.values(), key=lambda run: run.decoding):
             for drawing in run.drawings:
                 if drawing.done and run.may_decode(drawing):
+                    self._decodings += 1
+                    run.decoding = self._decodings
                     self._decode(run, drawing)
                     return True
         return False
@@ -280,7 +316,7 @@ class EngineCore(Generic[D]):
         self.times_usual = self._rows.times_usual(LEAST_ROWS, drawing.pixels)
         started = time.monotonic()
         try:
-            pixels = self._finished(drawing)
+            pixels = self._finished(run, drawing)
             seconds = time.monotonic() - started
             pieces: Pieces | None = run.decoded(drawing, pixels, seconds)
             if pieces is not None and self._judging is not None:
@@ -290,8 +326,9 @@ class EngineCore(Generic[D]):
         except Exception as error:
             self._fail(run, error)
             return
-        self._pacemaker.decoded(seconds)
-        self._meter.decoded(seconds)
+        if not drawing.own_pace:
+            self._pacemaker.decoded(seconds)
+            self._meter.decoded(seconds)
         self.alive_at = time.monotonic()
         if pieces is None:
             return
@@ -299,33 +336,50 @@ class EngineCore(Generic[D]):
             self._fitting.drawn(run.work.params)
         self._encoders.picture(run, drawing.index, drawing.seed, pieces)
 
-    def _finished(self, drawing: D) -> Pixels:
-        with contextlib.suppress(OutOfMemory):
-            return self.runner.finish(drawing)
-        if not self.runner.let_go():
-            raise OutOfMemory
-        return self.runner.finish(drawing)
+    def _finished(self, run: JobRun[D], drawing: D) -> Pixels:
+        fitted = drawing.pixels <= self._decoded_pixels
+        pixels = self._within_memory(lambda: self.runner.finish(drawing), run if fitted else None)
+        if not drawing.own_pace:
+            self._decoded_pixels = max(self._decoded_pixels, drawing.pixels)
+        return pixels
+
+    def _within_memory(self, act: Callable[[], T], run: JobRun[D] | None = None) -> T:
+        """What `act` gives. Where memory lacks, what is kept for later jobs goes first, and then jobs that came after
+        `run`, if there was enough for that one."""
+        while True:
+            with contextlib.suppress(OutOfMemory):
+                return act()
+            # Only here, where the error is gone, are its tensors freed.
+            if not self.runner.let_go() and not (run and self._gives_way(self._after(run))):
+                raise OutOfMemory
 
     def _drop_ended(self) -> None:
         """Forget the jobs that the encoding pool has ended, well or badly, since the last turn."""
-        for job_id, run in list(self._runs.items()):
+        for run in list(self._runs.values()):
             if run.ended:
-                del self._runs[job_id]
+                self._drop(run)
 
     def _drop_cancelled(self) -> None:
         for job_id in list(self._cancelled):
             reason = self._cancelled.pop(job_id)
             run = self._runs.get(job_id)
             if run is not None and run.undecoded:
-                del self._runs[job_id]
-                self._opening = None if run is self._opening else self._opening
+                self._drop(run)
                 self._outbox.put(run, Cancelled(reason, run.final_timings()))
 
     def _fail(self, run: JobRun[D], error: BaseException) -> None:
         if isinstance(error, OutOfMemory):
             error = self._fitting.refusal(run.work.params)
-        del self._runs[run.work.job_id]
+            if run.work.params.reads_files:
+                self._rows.freed()
+        self._drop(run)
         self._outbox.put(run, run.failure(error))
+
+    def _drop(self, run: JobRun[D]) -> None:
+        del self._runs[run.work.job_id]
+        with contextlib.suppress(ValueError):
+            self._opening.remove(run)
+        run.let_go()
 
     def end(self, waiting: Sequence[Work], last_word: Callable[[JobRun[D]], Ending]) -> None:
         """Every job that is drawn, or was `waiting`, ends with its `last_word`. The pool ends those that it encodes."""
@@ -335,10 +389,5 @@ class EngineCore(Generic[D]):
                 self._outbox.put(run, last_word(run))
         self._outbox.flush()
 
-    def _owner(self, drawing: D) -> JobRun[D] | None:
-        return next((run for run in self._runs.values() if drawing in run.drawings), None)
-
     def _run_of(self, drawing: D) -> JobRun[D]:
-        run = self._owner(drawing)
-        assert run is not None, "a drawing steps only while its job runs"
-        return run
+        return self._runs[drawing.job_id]

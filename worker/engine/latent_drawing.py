@@ -44,7 +44,7 @@ class LatentDrawing(Drawing):
     """Whether compiled calls draw it; from its first step to its last."""
 
     def end_calls(self) -> None:
-        """After the last one, what only they need is held no longer: its decoding may need the memory."""
+        """As `Drawing` has it: its decoding, or others, may need the memory."""
         del self.prompt, self.negative, self.adapters, self.controls
 
     @property

@@ -49,7 +49,7 @@ class RowLimit:
     ) -> None:
         self.padded = padded
         self._fixed = fixed
-        self._native_pixels = native_pixels
+        self.native_pixels = native_pixels
         self._measured = known
         self._on_measured = on_measured
         self._clock = clock
@@ -68,18 +68,22 @@ class RowLimit:
     def of(self, key: Hashable, pixels: int) -> int:
         """Rows in a call of drawings of this key, each row of `pixels`."""
         rows = self.usual
-        if self._fixed is None and self._native_pixels is not None:
-            rows = max(LEAST_ROWS, rows * self._native_pixels // pixels)
+        if self._fixed is None and self.native_pixels is not None:
+            rows = max(LEAST_ROWS, rows * self.native_pixels // pixels)
         return min(rows, self._fitting.get(key, rows))
 
     def times_usual(self, rows: int, pixels: int) -> float:
         """How many times as long as a usual call one over so many rows of `pixels` takes at most: attention grows with
         their square. Not less than 1."""
-        return max(1.0, rows / self.usual * (pixels / (self._native_pixels or pixels)) ** 2)
+        return max(1.0, rows / self.usual * (pixels / (self.native_pixels or pixels)) ** 2)
 
     def overflowed(self, key: Hashable, fitting: int) -> None:
         """A call ran out of memory; from now on there are at most `fitting` rows in one of that key."""
         self._fitting[key] = fitting
+
+    def freed(self) -> None:
+        """What took memory beside the calls is gone: what ran out of it is tried again."""
+        self._fitting.clear()
 
     @property
     def wanted(self) -> int | None:

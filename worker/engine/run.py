@@ -23,11 +23,14 @@ logger = logging.getLogger(__name__)
 class JobRun(Generic[D]):
     """Made when the engine takes the job up; the engine's thread owns all but `pictures`, `previews`, and `ended`.
 
-    `ended` is the outbox's word that the job's ending was sent.
+    `ended` is the outbox's word that the job's ending was sent. `turn` is the engine's clock when that was, `decoding`
+    the number of the engine's last decoding by then, and later of the job's own last one.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, turn: int = 0, decoding: int = 0) -> None:
         self.work = work
+        self.turn = turn
+        self.decoding = decoding
         self.ended = False
         self.drawings: list[D] = []
         self.opening_s = 0.0
@@ -81,6 +84,13 @@ class JobRun(Generic[D]):
         self.denoising_since = time.monotonic()
         self.timings = replace(self.timings, encode_s=self.denoising_since - self.started_at)
 
+    def let_go(self) -> None:
+        """It is not drawn any more, although pictures of it may still be encoded."""
+        for drawing in self.drawings:
+            if not drawing.done:
+                drawing.end_calls()
+        self.drawings, self._made, self._coming = [], [], None
+
     def warn(self, *warnings: str) -> None:
         """What the job must say when it is complete, each once."""
         self.warnings = tuple(dict.fromkeys([*self.warnings, *warnings]))
@@ -93,6 +103,13 @@ class JobRun(Generic[D]):
     @property
     def remaining_image_steps(self) -> int:
         return sum(drawing.steps - drawing.step for drawing in self.drawings)
+
+    @property
+    def share(self) -> float:
+        """What its drawings take up of a call, those to come among them."""
+        if self._load_to_come is not None:
+            return self._made[0].rows * self.work.params.num_images
+        return sum(drawing.share for drawing in self.drawings)
 
     @property
     def load(self) -> Load:

@@ -30,10 +30,10 @@ class Drawing:
     model call.
 
     `rows` is what it takes up in that call, each of `pixels`; `turn` when it last stepped (the engine's clock), or
-    another tile of its image; `since` when its job was accepted (the monotonic clock); `job_left` the steps that all
-    images of its job have still to do; `warnings` what its job must say, such as that something of the prompt was not
-    used. `tile` is its place in an image that is drawn in several `tiles`; `begun` that one of them has stepped.
-    `own_pace`: its steps take as long as they take, `step_s` once that is known, and say nothing of others.
+    another tile of its image; `since` when its job `job_id` was accepted (the monotonic clock); `job_left` the steps
+    that all images of its job have still to do; `warnings` what its job must say, such as that something of the prompt
+    was not used. `tile` is its place in an image that is drawn in several `tiles`; `begun` that one of them has
+    stepped. `own_pace`: its steps take as long as they take, `step_s` once that is known, and say nothing of others.
     """
 
     key: Hashable
@@ -42,6 +42,7 @@ class Drawing:
     index: int
     seed: int
     steps: int
+    job_id: str = ""
     warnings: tuple[str, ...] = ()
     tile: Tile | None = None
     tiles: int = 1
@@ -66,6 +67,9 @@ class Drawing:
     def share(self) -> float:
         """Its rows as a part of its image: an image in tiles may ask for no more of the device than a whole one."""
         return self.rows / self.tiles
+
+    def end_calls(self) -> None:
+        """It takes part in none any more: what only they need is held no longer."""
 
 
 D = TypeVar("D", bound=Drawing)
