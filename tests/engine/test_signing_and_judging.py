@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 
 from tests.engine.rig import Rig
-from tests.fakes import PNG, PREVIEW, SECRET, Instant, paint
+from tests.fakes import PATIENCE_S, PNG, PREVIEW, SECRET, Instant, Sketch, paint
 from worker import errors
 from worker.engine.encoding import encode_preview
+from worker.engine.encoding_pool import THREADS
 from worker.engine.judging import Judging, blurred
 from worker.engine.runner import Pixels
-from worker.jobs.events import Preview
+from worker.jobs.events import Cancelled, CancelReason, Preview
 from worker.jobs.params import ImageFormat, JobParams, PreviewParams
 from worker.jobs.tiling import Tile
 
@@ -83,6 +85,33 @@ def test_a_picture_that_cannot_be_signed_fails_its_job_alone(
     assert "secret" not in failed.message
     assert rig.completed(before)
     assert rig.completed(after)
+
+
+def test_what_waits_to_be_encoded_of_a_job_that_has_ended_is_not(start: Start) -> None:
+    signing, go_on = threading.Semaphore(0), threading.Event()
+    signed: list[int] = []
+
+    def sign(data: bytes, params: JobParams) -> bytes:
+        signed.append(params.seed)
+        signing.release()
+        assert go_on.wait(PATIENCE_S)
+        return data
+
+    class CancelsAtTheFourth(Instant):
+        def finish(self, drawing: Sketch) -> Pixels:
+            if drawing.seed == 13:
+                rig.engine.cancel(job, CancelReason.REQUESTED)
+            return super().finish(drawing)
+
+    rig = start(CancelsAtTheFourth(), sign=sign, start=False)
+    job = rig.post(seed=10, num_images=5)
+    rig.engine.start()
+    rig.wait_ended(job)
+    assert isinstance(rig.told.ending(job), Cancelled)
+    assert all(signing.acquire(timeout=PATIENCE_S) for _ in range(THREADS))
+    go_on.set()
+    rig.wait_ended(rig.post(seed=20))
+    assert signed == [10, 10, 20]
 
 
 def test_a_flagged_picture_warns_in_its_job(start: Start) -> None:

@@ -88,6 +88,8 @@ class EncodingPool:
 
     def _submit(self, run: JobRun[Any], encode: Callable[[], Image | None]) -> None:
         def work() -> None:
+            if run.ended:
+                return  # nobody gets it any more
             started = time.monotonic()
             try:
                 encoded = encode()
