@@ -181,6 +181,25 @@ def test_what_pays_is_measured_while_nothing_is_to_be_drawn(start: Start, error:
     assert rig.reason is None
 
 
+def test_a_call_that_is_timed_has_the_memory_of_what_is_kept_for_later_jobs(start: Start) -> None:
+    class Keeps(TakesItsTime):
+        keeps = True
+
+        def time_call(self, rows: int) -> tuple[float, int | None]:
+            if self.keeps:
+                raise OutOfMemoryError("full")
+            return super().time_call(rows)
+
+        def let_go(self) -> bool:
+            kept, self.keeps = self.keeps, False
+            return kept
+
+    told: list[int] = []
+    start(Keeps(full_at=8), rows=RowLimit(native_pixels=64 * 64, on_measured=told.append))
+    eventually(lambda: told)
+    assert told == [8]
+
+
 def test_sizes_that_cannot_share_a_call_take_turns(start: Start) -> None:
     rig = start(runner := StepByStep())
     rig.post(steps=6, height=128)

@@ -117,6 +117,52 @@ def test_a_machine_that_was_busy_at_the_start_is_measured_again_later() -> None:
     assert limit.wanted is None
 
 
+def on_a_device_full_at_16(limit: RowLimit, holds: int = MOST_ROWS) -> list[int]:
+    """What is timed until nothing is wanted for now, on a device with memory for so many rows."""
+    timed = []
+    while (rows := limit.wanted) is not None:
+        timed.append(rows)
+        if rows <= holds:
+            limit.timed(rows, 0.010 * max(1, rows / 16))
+        else:
+            limit.too_many()
+    return timed
+
+
+@pytest.mark.parametrize(("known", "meanwhile"), [(None, 2), (8, 8)])
+def test_where_not_even_the_smallest_call_could_be_made_it_is_tried_again_later(
+    known: int | None, meanwhile: int
+) -> None:
+    clock, told = Clock(), list[int]()
+    limit = RowLimit(native_pixels=100, known=known, on_measured=told.append, clock=clock)
+    assert on_a_device_full_at_16(limit, holds=0) == [2]
+    assert (limit.usual, told) == (meanwhile, [])
+    clock.now += PAUSES_S[2]
+    assert set(on_a_device_full_at_16(limit)) == {2, 4, 8, 16, 32, 64}
+    assert (limit.usual, told) == (16, [16])
+
+
+def test_what_was_measured_outlives_a_smallest_call_that_could_not_be_made() -> None:
+    clock, told = Clock(), list[int]()
+    limit = RowLimit(native_pixels=100, on_measured=told.append, clock=clock)
+    on_a_device_full_at_16(limit)
+    for pause_s in PAUSES_S[2:]:
+        clock.now += pause_s
+        assert on_a_device_full_at_16(limit, holds=0) == [2]
+    clock.now += 1e6
+    assert (limit.wanted, limit.usual, told) == (None, 16, [16])
+
+
+def test_memory_that_others_had_at_the_start_is_seen_to_be_free_later() -> None:
+    clock, told = Clock(), list[int]()
+    limit = RowLimit(native_pixels=100, on_measured=told.append, clock=clock)
+    on_a_device_full_at_16(limit, holds=4)
+    assert (limit.usual, told) == (4, [4])
+    clock.now += PAUSES_S[2]
+    on_a_device_full_at_16(limit)
+    assert (limit.usual, told) == (16, [4, 16])
+
+
 def test_a_call_of_larger_pictures_is_full_with_fewer_rows() -> None:
     limit = RowLimit(native_pixels=100, known=16)
     assert [limit.of("any", pixels) for pixels in (25, 100, 400, 10_000)] == [64, 16, 4, 2]

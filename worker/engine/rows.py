@@ -5,7 +5,6 @@ Knows rows, pixels and seconds; no tensor and no job.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Hashable
 
@@ -98,9 +97,15 @@ class RowLimit:
         self._go_on()
 
     def too_many(self) -> None:
-        """The call that was wanted cannot be made."""
+        """The call that was wanted cannot be made. Where that is the smallest, something else has the memory, and
+        nothing is learnt before a later round."""
         failed = self._next or LEAST_ROWS
-        self._tries = {rows: tries for rows, tries in self._tries.items() if rows < failed} or {LEAST_ROWS: [math.inf]}
+        if failed == LEAST_ROWS:
+            self._measured = self._measured or LEAST_ROWS
+            self._round = max(self._round, SETTLED_AFTER)
+            self._begin_round()
+            return
+        self._tries = {rows: tries for rows, tries in self._tries.items() if rows < failed}
         self._holds = min(self._holds, max(self._tries))
         self._go_on()
 
@@ -114,12 +119,20 @@ class RowLimit:
                 return
             if self._round >= SETTLED_AFTER:
                 self._settle(best)
-            if self._round == len(PAUSES_S):
-                self._next = None
+            if not self._begin_round():
                 return
-            self._not_before = self._clock() + PAUSES_S[self._round]
-            self._round += 1
         self._next = min(due, key=lambda rows: (len(self._tries[rows]), rows))
+
+    def _begin_round(self) -> bool:
+        """False if there is none to come."""
+        if self._round == len(PAUSES_S):
+            self._next = None
+            return False
+        if pause_s := PAUSES_S[self._round]:
+            self._not_before = self._clock() + pause_s
+            self._holds = MOST_ROWS  # what had the rest of the memory may have let go of it
+        self._round += 1
+        return True
 
     def _may_rise(self, best: dict[int, float]) -> bool:
         rates = [rows / seconds for rows, seconds in best.items()]
