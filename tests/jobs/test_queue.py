@@ -74,9 +74,14 @@ def test_waiting_is_a_copy() -> None:
     assert len(queue) == 1
 
 
-def test_wait_returns_at_once_when_something_waits_and_in_time_when_nothing_does() -> None:
-    queue_of(work("a")).wait(3600)
-    queue_of().wait(0.001)
+def test_wait_returns_at_once_when_something_came_and_in_time_when_nothing_did() -> None:
+    queue = queue_of(work("a"))
+    assert queue.wait(3600)
+    assert not queue.wait(0.001), "it waits still, and is no news"
+    queue.put(work("b"))
+    queue.wake()
+    assert queue.wait(3600)
+    assert not queue.wait(0.001)
 
 
 def woken(queue: JobQueue, end: Callable[[JobQueue], None], waiter: threading.Thread) -> bool:

@@ -40,6 +40,7 @@ class JobQueue:
         self.capacity = capacity
         self._lanes: dict[Priority, deque[Work]] = {priority: deque() for priority in Priority}
         self._changed = threading.Condition()
+        self._news = False
 
     def __len__(self) -> int:
         return sum(len(lane) for lane in self._lanes.values())
@@ -50,7 +51,7 @@ class JobQueue:
             if len(self) >= self.capacity and not whatever_waits:
                 raise Full
             self._lanes[work.params.priority].append(work)
-            self._changed.notify()
+            self._tell()
 
     def take(self, may_start: Callable[[Work], bool] = lambda work: True) -> Work | None:
         """The next piece of work; None when nothing waits, or when that one may not start yet."""
@@ -83,13 +84,19 @@ class JobQueue:
         with self._changed:
             return [work for lane in self._lanes.values() for work in lane]
 
-    def wait(self, timeout_s: float) -> None:
-        """Return when something waits, somebody called `wake`, or the time is over."""
+    def wait(self, timeout_s: float) -> bool:
+        """Return when something was put, or somebody called `wake`, since the last wait; False if the time is over.
+        What waits already, and may not start yet, is no reason."""
         with self._changed:
-            if not len(self):
-                self._changed.wait(timeout_s)
+            told = self._changed.wait_for(lambda: self._news, timeout_s)
+            self._news = False
+            return told
 
     def wake(self) -> None:
         """End a `wait` from another thread."""
         with self._changed:
-            self._changed.notify_all()
+            self._tell()
+
+    def _tell(self) -> None:
+        self._news = True
+        self._changed.notify_all()
