@@ -23,13 +23,14 @@ from worker.jobs.params import JobParams
 class FakeCompiler:
     """Compiles by adding `bias` to what is predicted, and is asked `patience` times in vain before.
 
-    `refuses` buckets of so many rows, `fails` with some later, `raises` in calls that were compiled.
+    `refuses` buckets of so many rows, `fails` with some later and `says` why, `raises` in calls that were compiled.
     """
 
     bias: float = 1e-3
     patience: int = 0
     refuses: tuple[int, ...] = ()
     fails: tuple[int, ...] = ()
+    says: str = "no working compiler was found"
     raises: Exception | None = None
     compiled_rows: list[int] = field(default_factory=list)
     calls: list[int] = field(default_factory=list)
@@ -62,7 +63,7 @@ class FakeCompiler:
         for _ in range(self.patience):
             yield None
         if count in self.fails:
-            raise RuntimeError("no working compiler was found")
+            raise RuntimeError(self.says)
         self.compiled_rows.append(count)
 
         def call(model: Any, rows: torch.Tensor, timesteps: torch.Tensor, conditioning: Any) -> torch.Tensor:
@@ -278,6 +279,51 @@ def test_a_compiled_call_that_fails_is_made_again_as_it_is() -> None:
     assert rig.compiler.resting, "it is not tried again"
 
 
+def test_what_a_compiler_says_of_its_device_is_not_believed_of_this_one() -> None:
+    rig = Rig(FakeCompiler(fails=(2,), says="CUDA error: an illegal memory access was encountered"))
+    rig.draw()
+    rig.compile_all()
+    assert rig.failures == [True]
+
+
+@pytest.mark.parametrize("on_its_way", [True, False])
+def test_a_kind_whose_compiled_call_failed_has_none_any_more(*, on_its_way: bool) -> None:
+    rig = Rig(FakeCompiler())
+    rig.draw()
+    rig.compile_all()
+    if on_its_way:
+        rig.draw(images=4)
+        assert not rig.denoiser.prepare()
+        assert rig.compiler.begun is not None
+    rig.compiler.raises = RuntimeError("a guard did not hold")
+    rig.draw()
+    rig.compiler.raises = None
+    rig.draw(images=4)
+    rig.compile_all()
+    assert len(rig.seconds) == 1
+    assert not next(rig.denoiser.open(small())).compiled
+
+
+def test_what_a_failed_kind_kept_is_room_for_others() -> None:
+    rig = Rig(FakeCompiler())
+    rig.draw()
+
+    def compile_all() -> None:
+        while rig.compiling.attend(Formula(), lambda: 100 - 24 * len(set(rig.compiler.calls))) or (
+            not rig.compiler.resting
+        ):
+            pass
+
+    compile_all()
+    rig.compiler.raises = RuntimeError("a guard did not hold")
+    rig.draw()
+    rig.compiler.raises = None
+    other = small(width=64, steps=LEAST_CALLS, num_images=2)
+    run(rig.denoiser, *rig.denoiser.open(other))
+    compile_all()
+    assert next(rig.denoiser.open(other)).compiled
+
+
 def test_a_compiled_call_without_memory_is_told_as_any_other() -> None:
     rig = Rig(FakeCompiler(raises=torch.OutOfMemoryError("CUDA out of memory")))
     rig.draw()
@@ -298,6 +344,20 @@ def test_where_padding_does_not_fit_the_rows_alone_may() -> None:
     rig.denoiser.step([drawing])
     assert drawing.step == 1
     assert not next(rig.denoiser.open(small())).compiled, "and the kind is drawn so from then on"
+
+
+def test_memory_that_was_there_again_may_lack_another_time() -> None:
+    rig = Rig(FakeCompiler())
+    rig.draw(images=4)
+    rig.compile_all()
+    (drawing,) = rig.denoiser.open(small())
+    for _ in range(2):
+        rig.compiler.raises = torch.OutOfMemoryError("CUDA out of memory")
+        with pytest.raises(OutOfMemory):  # what is kept for later jobs goes first, each time
+            rig.denoiser.step([drawing])
+        rig.compiler.raises = None
+        rig.denoiser.step([drawing])
+    assert next(rig.denoiser.open(small())).compiled
 
 
 def test_where_nothing_is_padded_memory_lacks_for_the_rows_themselves() -> None:

@@ -57,17 +57,22 @@ class Compiler(Protocol):
 
 @dataclass(slots=True)
 class _Kind:
-    """What was seen of a kind: `shapes` of a row of its inputs, `calls` counts by bucket; `lacked` memory once."""
+    """What was seen of a kind: `shapes` of a row of its inputs, `calls` counts by bucket; its compiled calls keep
+    `kept_bytes`. It `lacked` memory in its last compiled call; once it is `eager` it stays so."""
 
     shapes: Shapes
     calls: Counter[int] = field(default_factory=Counter)
     compiled: dict[int, Compiled] = field(default_factory=dict)
     failed: set[int] = field(default_factory=set)
+    kept_bytes: int = 0
     on: bool = False
     lacked: bool = False
+    eager: bool = False
 
     def wanted(self) -> list[int]:
         """Buckets that pay and were not tried, the hottest first."""
+        if self.eager:
+            return []
         return [
             bucket
             for bucket, calls in self.calls.most_common()
@@ -158,10 +163,12 @@ class Compiling:
                     if not again or all(count == bucket for count, bucket in pieces):
                         raise
                 self._failed("a compiled call failed; calls of its size are eager from now on", error)
-                known.failed |= {*known.compiled, *known.calls}
+                known.eager = True
                 self._buckets -= len(known.compiled)
+                self._kept_bytes -= known.kept_bytes
                 known.compiled.clear()
             else:
+                known.lacked = False
                 self._on_call(True)
                 return output
         self._on_call(False)
@@ -201,10 +208,10 @@ class Compiling:
             self._begin()
             return False
         try:
+            if begun.call is None:
+                begun.call = self._compiler.ended()  # what another process says of its device is no word of this one
+                return begun.call is not None
             with mapped_errors():
-                if begun.call is None:
-                    begun.call = self._compiler.ended()
-                    return begun.call is not None
                 if begun.warmed == 0:
                     begun.free_bytes = free_bytes()
                 begun.call(model, *begun.kind.shapes.with_rows(begun.bucket).zeros(model.device))
@@ -237,6 +244,8 @@ class Compiling:
     def _adopt(self, begun: _Begun, free_bytes: int | None) -> None:
         assert begun.call is not None
         self._begun = None
+        if begun.kind.eager:
+            return
         seconds = time.perf_counter() - begun.began
         begun.kind.compiled[begun.bucket] = begun.call
         self._buckets += 1
@@ -245,6 +254,7 @@ class Compiling:
                 self._room_bytes = int(begun.free_bytes * MEMORY_SHARE)
             kept = max(0, begun.free_bytes - free_bytes)
             self._kept_bytes += kept
+            begun.kind.kept_bytes += kept
             self._largest_bytes = max(self._largest_bytes, kept)
         self._on_compiled(seconds)
         latents = begun.kind.shapes.latents.shape[1:]
