@@ -37,7 +37,7 @@ from worker.engine.rows import RowLimit
 from worker.engine.runner import DeviceLost, Pixels
 from worker.jobs.engine import EngineState
 from worker.jobs.events import Cancelled, CancelReason, Failed, Preview, Started
-from worker.jobs.params import ImageFormat, JobParams, LoraParams, PreviewParams, Priority
+from worker.jobs.params import ImageFormat, JobParams, LoraParams, PreviewParams, Priority, UpscaleParams
 
 Start = Callable[..., Rig]
 CODES = dict.fromkeys(MOODS, "engine_failed") | {"has no memory": "out_of_memory", "fails to decode": "nan_output"}
@@ -131,6 +131,28 @@ def test_whoever_does_not_fit_is_told_what_would(start: Start) -> None:
     rig.wait_ended(large)
     assert all(rig.completed(job) for job in fit)
     assert rig.failed(large).message.endswith("does not hold a picture of 256 x 256; one of 128 x 128 has fit")
+
+
+BY_NETWORK = UpscaleParams(2, "large", 1)
+
+
+@pytest.mark.parametrize(
+    ("padded", "changes", "told"),
+    [
+        (True, {}, "a picture of 64 x 64; a smaller one may fit, or any with a lower --max-rows of the worker"),
+        (False, {"upscale": BY_NETWORK}, "the upscaler large and a tile; a picture of any size takes as much"),
+        (
+            False,
+            {"loras": (LoraParams("a", 1.0),)},
+            "a picture of 64 x 64 with its LoRAs or ControlNets; a smaller one, or one without guidance, may fit",
+        ),
+    ],
+)
+def test_advice_is_of_what_would_help(start: Start, *, padded: bool, changes: dict[str, object], told: str) -> None:
+    rig = start(OutOfMemory(max_rows=0), rows=RowLimit(8, padded=padded))
+    job = rig.post(**changes)
+    rig.wait_ended()
+    assert rig.failed(job).message == f"The device's memory does not hold {told}"
 
 
 def test_only_what_does_not_fit_by_itself_fails_for_want_of_memory(start: Start) -> None:

@@ -77,7 +77,7 @@ class EngineCore(Generic[D]):
         self._rows_under_way = rows_under_way
         self._judging = judging
         self._batching = Batching(welcome_share)
-        self._fitting = Fitting()
+        self._fitting = Fitting(padded=rows.padded)
         self._pacemaker = Pacemaker()
         self._runs: dict[str, JobRun[D]] = {}
         self._opening: deque[JobRun[D]] = deque()
