@@ -32,7 +32,12 @@ class Strict(BaseModel):
 class PreviewRequest(Strict):
     """Pictures of the work in progress, as `preview` events."""
 
-    every: int = Field(5, ge=1, le=1_000_000, description="a preview after each so many steps")
+    every: int = Field(
+        5,
+        ge=1,
+        le=1_000_000,
+        description="a preview after each so many steps; some are left out where many wait to be encoded",
+    )
     size: int = Field(256, ge=16, le=1024, description="its longest side in pixels; never larger than the picture")
     format: Literal["jpeg", "webp"] = "jpeg"
 

@@ -412,7 +412,7 @@ export interface operations {
                     preview?: {
                         /**
                          * Every
-                         * @description a preview after each so many steps
+                         * @description a preview after each so many steps; some are left out where many wait to be encoded
                          * @default 5
                          */
                         every?: number;
