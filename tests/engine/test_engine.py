@@ -16,6 +16,7 @@ from tests.conftest import eventually
 from tests.engine.fakes import HoldsEncoders, HoldsFirstPreview, MoodySketch, TakesItsTime, TakesItsTimeByRows
 from tests.engine.rig import Rig
 from tests.fakes import PREVIEW, Instant, LoadsWhenTold, NeverEnds, Sketch, StepByStep
+from worker.engine.engine import STALL_STEPS
 from worker.engine.rows import RowLimit
 from worker.errors import OutOfMemory as OutOfMemoryError
 from worker.jobs.engine import EngineState, Snapshot
@@ -530,14 +531,18 @@ def test_an_engine_without_a_sign_of_life_is_not_healthy(start: Start) -> None:
     rig.wait_ended(job)
 
 
-def test_how_long_a_step_may_take_is_known_from_the_first_one_on(start: Start) -> None:
+def test_how_long_a_step_may_take_is_known_from_the_first_one_on(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = start(runner := StepByStep(), stall_s=0.0)
     job = rig.post(steps=2)
     runner.wait_for_calls(1)
     assert rig.engine.snapshot().healthy, "the first one has its time"
     runner.allow(1)
     runner.wait_for_calls(2)
-    eventually(lambda: not rig.engine.snapshot().healthy)
+    pace = rig.engine.snapshot().pace
+    assert pace is not None
+    late_s = 2 * STALL_STEPS * pace.step_s(pace.call_rows)
+    monkeypatch.setattr("worker.engine.engine.time", SimpleNamespace(monotonic=lambda: time.monotonic() + late_s))
+    assert not rig.engine.snapshot().healthy
     runner.allow_all()
     rig.wait_ended(job)
 
