@@ -67,20 +67,21 @@ class JobRun(Generic[D]):
             if time.monotonic() - since >= for_s:
                 break
         self.opening_s += time.monotonic() - started
-        if len(self._made) == expected:
-            self._opened(self._made)
-        return len(self._made) == expected
+        if len(self._made) < expected:
+            return False
+        self._opened()
+        return True
 
     def open_anew(self) -> None:
         """Its drawings could not be made: begin with the first again."""
         self._coming, self._made, self.reopened = None, [], True
 
-    def _opened(self, drawings: list[D]) -> None:
-        self.drawings = drawings
+    def _opened(self) -> None:
+        self.drawings, self._made = self._made, []
         self._coming = None  # what makes drawings holds all that they hold, for as long as it is there
         self._load_to_come = None
-        self.undecoded = len(drawings)
-        self.warn(*(warning for drawing in drawings for warning in drawing.warnings))
+        self.undecoded = len(self.drawings)
+        self.warn(*(warning for drawing in self.drawings for warning in drawing.warnings))
         self.denoising_since = time.monotonic()
         self.timings = replace(self.timings, encode_s=self.denoising_since - self.started_at)
 
