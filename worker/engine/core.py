@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from worker.engine.batching import Batching
@@ -139,8 +140,9 @@ class EngineCore(Generic[D]):
         """Take up waiting jobs while rows are free, and go on with one whose drawings are not all made."""
         begun = self._opening.popleft() if self._opening else None
         for _ in range(ADMIT_AT_ONCE - (begun is not None)):
-            rows = sum(run.share for run in self._runs.values())
-            if self.draining or rows >= max(self._rows.usual, self._rows_under_way):
+            if self.draining or not len(self._queue):
+                break
+            if sum(run.share for run in self._runs.values()) >= max(self._rows.usual, self._rows_under_way):
                 break
             work = self._queue.take(self._may_start)
             if work is None:
@@ -301,7 +303,7 @@ class EngineCore(Generic[D]):
     def _retire(self) -> bool:
         """Decode one image that is done, so that the others wait for one decoding at most; False if none is. Of several
         jobs it is that whose last decoding, or else its beginning, is longest ago."""
-        for run in sorted(self._runs.values(), key=lambda run: run.decoding):
+        for run in sorted(self._runs.values(), key=attrgetter("decoding")):
             for drawing in run.drawings:
                 if drawing.done and run.may_decode(drawing):
                     self._decodings += 1
