@@ -96,3 +96,29 @@ def test_a_network_that_goes_and_comes_loses_no_running_job(browser: Browser, li
         expect(page.get_by_role("status").filter(has_text="Connection lost")).to_be_visible()
         line.mend()
         assert share(pixels(page.locator("img.finished")), RED) > 0.05
+
+
+@pytest.mark.parametrize(("script", "most"), [("", 4), ("delete Navigator.prototype.locks", 2)], ids=["locks", "none"])
+def test_jobs_of_all_tabs_leave_connections_free(browser: Browser, worker_url: str, script: str, most: int) -> None:
+    with browser.new_context(base_url=worker_url) as context:
+        context.set_default_timeout(PATIENCE_MS)
+        context.add_init_script(script)
+        held: list[Route] = []
+        context.route("**/stream", lambda route: held.append(route))  # so that a job that has a stream does not end
+        first = context.new_page()
+        first.goto("/")
+        finished = first.locator(".filmstrip li:not([data-job])")
+        for seed in range(7):
+            fill(first, CIRCLE, steps=2, seed=seed)
+            generate(first)
+            expect(first.locator(".filmstrip li")).to_have_count(seed + 1)
+        expect(finished).to_have_count(7 - most)  # the others are asked for
+        assert len({route.request.url for route in held}) == most
+        if not script:
+            second = context.new_page()
+            second.goto("/")
+            expect(second.locator(".filmstrip li:not([data-job])")).to_have_count(7)
+            assert {route.request.frame.page for route in held} == {first}
+        context.unroute("**/stream")
+        first.reload()
+        expect(finished).to_have_count(7)

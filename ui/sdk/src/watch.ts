@@ -3,10 +3,10 @@
 import type { Client } from "./client.ts";
 import type { JobEvent, PreviewEvent } from "./events.ts";
 import { hasEnded, type ImageInfo, type Job, type Status, type Timings } from "./job.ts";
-import { pause } from "./pause.ts";
+import { pause, untilAnswered } from "./pause.ts";
 import { WorkerError } from "./problem.ts";
 
-const RETRY_MS = 1000;
+const POLL_MS = 2000;
 
 export interface JobState {
   jobId: string;
@@ -89,18 +89,31 @@ export function advance(state: JobState, event: JobEvent): JobState {
   }
 }
 
+/** Who may have a stream, where there are fewer of those than jobs. */
+export interface Turns {
+  /** Whether this job may have one now. While not, the job itself is asked for, and this again, every 2 s. */
+  take(job: JobState): Promise<boolean>;
+  /** The job needs none any more, whether it had one or not. */
+  leave(jobId: string): void;
+}
+
 /** Follows one job and tells whoever listens. `getState` gives the same object until something changed. */
 export class JobWatch {
   readonly #client: Client;
+  readonly #turns: Turns | null;
   readonly #listeners = new Set<() => void>();
   readonly #controller = new AbortController();
   #state: JobState;
   /** Resolves with the last state, once there is one: an ending, a job unknown, or `stop`. */
   readonly ended: Promise<JobState>;
 
-  /** `from`: the job as just posted, or an earlier state of it (`resumeFrom` is honoured), or its id alone. */
-  constructor(client: Client, from: Job | JobState | string) {
+  /**
+   * `from`: the job as just posted, or an earlier state of it (`resumeFrom` is honoured), or its id alone. Without
+   * `turns` it has a stream at once.
+   */
+  constructor(client: Client, from: Job | JobState | string, turns: Turns | null = null) {
     this.#client = client;
+    this.#turns = turns;
     if (typeof from === "string") this.#state = unknownJob(from);
     else this.#state = "job_id" in from ? stateOf(from) : from;
     this.ended = this.#run();
@@ -135,24 +148,27 @@ export class JobWatch {
       signal,
     };
     try {
+      while (this.#turns !== null && !(await this.#turns.take(this.#state))) {
+        if (hasEnded((await this.#ask(signal)).status)) return this.#state;
+        await pause(POLL_MS, signal);
+      }
       for await (const event of this.#client.follow(this.jobId, options)) this.#change(advance(this.#state, event));
-      if (!hasEnded(this.#state.status)) this.#change(stateOf(await this.#asked(signal), this.#state));
+      // The ending of a stream that has none was seen before.
+      if (!hasEnded(this.#state.status)) await this.#ask(signal);
     } catch (error) {
       if (!signal.aborted) this.#change({ ...this.#state, status: "failed", error: described(error) });
+    } finally {
+      this.#turns?.leave(this.jobId);
     }
     return this.#state;
   }
 
-  /** The job behind a stream without an ending, which was seen before; asked for until there is an answer. */
-  async #asked(signal: AbortSignal): Promise<Job> {
-    for (;;) {
-      try {
-        return await this.#client.job(this.jobId, signal);
-      } catch (error) {
-        if (error instanceof WorkerError && !error.temporary) throw error;
-        await pause(RETRY_MS, signal);
-      }
-    }
+  /** The state as the job itself has it, once there is an answer. */
+  async #ask(signal: AbortSignal): Promise<JobState> {
+    const lost = () => this.#change({ ...this.#state, connected: false });
+    const job = await untilAnswered(() => this.#client.job(this.jobId, signal), signal, lost);
+    this.#change({ ...stateOf(job, this.#state), connected: true });
+    return this.#state;
   }
 
   #change(state: JobState): void {

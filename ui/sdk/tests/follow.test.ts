@@ -79,3 +79,43 @@ test("a line on which nothing comes any more is given up and made again", async 
   expect(events.map(({ id }) => id)).toEqual(events.map((_, index) => index + 1));
   expect(events.at(-1)?.type).toBe("completed");
 });
+
+/** The streams that a client opened, and who may have one. */
+function counted(turn: () => boolean, answers: (() => Promise<Response>)[] = []) {
+  const told = { streams: 0, left: [] as string[] };
+  const counting = new Client({
+    baseUrl: line.url,
+    fetch: (url, init) => {
+      if (String(url).endsWith("/stream")) told.streams += 1;
+      return (/\/v1\/jobs\/[^/]+$/.test(String(url)) && answers.shift()?.()) || fetch(url, init);
+    },
+  });
+  const turns = { take: () => Promise.resolve(turn()), leave: (jobId: string) => void told.left.push(jobId) };
+  return { told, counting, turns };
+}
+
+test("a watch without a turn asks for the job until it has one", async () => {
+  const job = await client.submit(RED);
+  const midway = { ...job, status: "running", progress: { step: 5, steps: 12, percent: 42 } };
+  const answers = [() => Promise.resolve(Response.json(midway))];
+  const { told, counting, turns } = counted(() => answers.length === 0, answers);
+  const watch = new JobWatch(counting, job, turns);
+  const polled = new Promise<number[]>((resolve) =>
+    watch.subscribe(() => watch.getState().step === 5 && resolve([told.streams, told.left.length])),
+  );
+  expect(await polled).toEqual([0, 0]);
+  const state = await watch.ended;
+  expect([state.status, state.step, state.images.length]).toEqual(["completed", 12, 1]);
+  expect(told).toEqual({ streams: 1, left: [job.job_id] });
+});
+
+test("a watch that never has a turn still has the end, and says that the line was down", async () => {
+  const job = await client.submit({ ...RED, steps: 2 });
+  const { told, counting, turns } = counted(() => false, [() => Promise.reject(new TypeError("no network"))]);
+  const watch = new JobWatch(counting, job, turns);
+  const connected: boolean[] = [];
+  watch.subscribe(() => connected.at(-1) !== watch.getState().connected && connected.push(watch.getState().connected));
+  const state = await watch.ended;
+  expect([state.status, state.images.length, connected]).toEqual(["completed", 1, [false, true]]);
+  expect(told).toEqual({ streams: 0, left: [job.job_id] });
+});

@@ -9,6 +9,7 @@ import { forgetPost, keepPost, PostWatch, type Post } from "./post.ts";
 import { forgetRunning, keepRunning, readRunning } from "./running.ts";
 import type { Drawn } from "./settings.ts";
 import { Store } from "./store.ts";
+import { Streams } from "./streams.ts";
 
 export interface Entry {
   /** The job's id, or the key of its post where that was not answered at once. */
@@ -30,6 +31,7 @@ const LONGEST_WAIT_MS = 24 * 3600 * 1000;
 export class Board extends Store<Entry[]> {
   readonly #client: Client;
   readonly #gallery: Gallery;
+  readonly #streams = new Streams();
   /** The keys of the posts that this page sends. */
   readonly #sending = new Set<string>();
   /** Posts that wait for a token, by their keys. */
@@ -43,9 +45,10 @@ export class Board extends Store<Entry[]> {
 
   /** Picks up what was running or not answered when the page was left. Called whenever the worker lets us in. */
   resume(): void {
-    for (const { id, drawn, createdAt, resumeFrom } of readRunning()) {
+    const oldestFirst = readRunning().toSorted((a, b) => a.createdAt.localeCompare(b.createdAt));
+    for (const { id, drawn, createdAt, resumeFrom } of oldestFirst) {
       if (this.#follows(id)) continue;
-      const watch = new JobWatch(this.#client, { ...unknownJob(id), steps: drawn.steps, resumeFrom });
+      const watch = new JobWatch(this.#client, { ...unknownJob(id), steps: drawn.steps, resumeFrom }, this.#streams);
       this.#follow({ id, drawn, createdAt, watch, source: null, kept: false }, watch);
     }
     void this.#sendAgain();
@@ -132,7 +135,7 @@ export class Board extends Store<Entry[]> {
   async #begin({ key, drawn, source }: Post, job: Job): Promise<void> {
     const { job_id: jobId, created_at: createdAt } = job;
     keepRunning({ id: jobId, drawn, createdAt, resumeFrom: 0 });
-    const watch = new JobWatch(this.#client, job);
+    const watch = new JobWatch(this.#client, job, this.#streams);
     this.#follow({ id: this.find(key) ? key : jobId, drawn, createdAt, watch, source, kept: false }, watch);
     if (source) await bestEffort(put("sources", { jobId, blob: source }));
   }

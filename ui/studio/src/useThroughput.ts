@@ -13,8 +13,12 @@ export function useThroughput(): number[] {
   useEffect(() => {
     const controller = new AbortController();
     let before: { rows: number; at: number } | null = null;
+    let asking = false;
     const ask = async () => {
+      if (asking) return;
+      asking = true;
       const text = await client.metrics(controller.signal).catch(() => null);
+      asking = false;
       const found = text && /^sdw_step_rows_sum (\S+)/m.exec(text);
       if (!found) return;
       const now = { rows: Number(found[1]), at: performance.now() };
