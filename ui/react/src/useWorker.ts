@@ -22,12 +22,17 @@ export function useWorker(intervalMs = 5000): WorkerState {
   const refresh = useCallback(() => setRound((before) => before + 1), []);
   useEffect(() => {
     const controller = new AbortController();
+    let asking = false;
     const ask = async (): Promise<void> => {
+      if (asking) return; // questions without an answer would pile up
+      asking = true;
       try {
         const info = await client.info(controller.signal);
         setAnswer({ info, error: null });
       } catch (error) {
         if (!controller.signal.aborted) setAnswer((before) => ({ ...before, error: error as Error }));
+      } finally {
+        asking = false;
       }
     };
     void ask();

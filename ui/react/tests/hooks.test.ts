@@ -145,3 +145,23 @@ test("useWorker tells what there is, and why it does not", async () => {
   expect(await refused.until(({ error }) => error !== null)).toMatchObject({ info: null, error: { status: 401 } });
   refused.unmount();
 });
+
+test("useWorker asks nothing while a question is open", async () => {
+  const answer = await client.info();
+  const answers: ((response: Response) => void)[] = [];
+  const slow = new Client({ fetch: () => new Promise((resolve) => answers.push(resolve)) });
+  vi.useFakeTimers({ toFake: ["setInterval", "clearInterval"] });
+  try {
+    const hook = renderHook(() => useWorker(50), (children) => createElement(WorkerProvider, { client: slow }, children));
+    await vi.waitFor(() => expect(answers).toHaveLength(1));
+    vi.advanceTimersByTime(500);
+    expect(answers).toHaveLength(1);
+    answers[0]!(Response.json(answer));
+    await hook.until(({ info }) => info !== null);
+    vi.advanceTimersByTime(50);
+    expect(answers).toHaveLength(2);
+    hook.unmount();
+  } finally {
+    vi.useRealTimers();
+  }
+});
