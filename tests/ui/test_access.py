@@ -85,6 +85,24 @@ def test_the_studio_asks_for_the_token_and_says_when_it_is_wrong(browser: Browse
         assert share(pixels(page.locator("img.finished")), RED) > 0.05
 
 
+def test_a_token_that_no_request_can_carry_is_refused_and_forgotten(browser: Browser, guarded: str) -> None:
+    with browser.new_context(base_url=guarded) as context:
+        context.set_default_timeout(PATIENCE_MS)
+        page = context.new_page()
+        page.goto("/")
+        prompt = page.get_by_role("dialog", name="This worker asks for a token")
+        prompt.get_by_label("Token", exact=True).fill(f"{TOKEN}\u200b")
+        prompt.get_by_role("button", name="Open the studio").click()
+        expect(prompt.get_by_role("alert")).to_contain_text("That is no token")
+        page.evaluate("(token) => localStorage.setItem('sd-worker.token', token)", f"{TOKEN}\u200b")
+        page.reload()
+        expect(prompt).to_be_visible()
+        expect(prompt.get_by_role("alert")).to_have_count(0)
+        prompt.get_by_label("Token", exact=True).fill(TOKEN)
+        prompt.get_by_role("button", name="Open the studio").click()
+        expect(prompt).to_have_count(0)
+
+
 @pytest.mark.parametrize(("place", "outcome"), [(0, True), (1, "TypeError")])
 def test_pages_of_other_origins(
     browser: Browser, guarded: str, origins: tuple[str, str], place: int, outcome: object

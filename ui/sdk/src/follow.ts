@@ -2,6 +2,7 @@
 
 import { createParser, type EventSourceMessage } from "eventsource-parser";
 
+import { Connection } from "./connection.ts";
 import { isEnd, type JobEvent } from "./events.ts";
 import { pause } from "./pause.ts";
 import { WorkerError } from "./problem.ts";
@@ -46,7 +47,8 @@ export async function* follow(
       });
       if (response.status === 204 || response.body === null) return;
       options.onConnection?.(true);
-      for await (const message of connection.read(response.body)) {
+      let askedMs: number | null = null;
+      for await (const message of messagesOf(connection.read(response.body), (ms) => (askedMs = ms))) {
         failures = 0;
         const id = Number(message.id);
         const event = { ...JSON.parse(message.data), id } as JobEvent;
@@ -56,7 +58,7 @@ export async function* follow(
         yield event;
         if (isEnd(event)) return;
       }
-      waitMs = connection.retryMs ?? waitMs;
+      waitMs = askedMs ?? waitMs;
     } catch (error) {
       signal?.throwIfAborted();
       if (error instanceof WorkerError) {
@@ -72,52 +74,16 @@ export async function* follow(
   }
 }
 
-/** One connection: aborted by silence or by the caller's signal, and closed with whoever stops reading. */
-class Connection {
-  readonly #controller = new AbortController();
-  readonly #silenceMs: number;
-  readonly #outer: AbortSignal | undefined;
-  readonly #abort = () => this.#controller.abort(this.#outer?.reason);
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  /** What the worker's `retry:` asked for. */
-  retryMs: number | null = null;
-
-  constructor(silenceMs: number, outer: AbortSignal | undefined) {
-    this.#silenceMs = silenceMs;
-    this.#outer = outer;
-    outer?.addEventListener("abort", this.#abort);
-    this.#heard();
-  }
-
-  get signal(): AbortSignal {
-    return this.#controller.signal;
-  }
-
-  async *read(body: ReadableStream<Uint8Array>): AsyncGenerator<EventSourceMessage, void, void> {
-    const messages: EventSourceMessage[] = [];
-    const parser = createParser({
-      onEvent: (message) => messages.push(message),
-      onRetry: (ms) => (this.retryMs = ms),
-    });
-    const reader = body.getReader();
-    const decoder = new TextDecoder();
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
-      this.#heard();
-      parser.feed(decoder.decode(value, { stream: true }));
-      yield* messages.splice(0);
-    }
-  }
-
-  close(): void {
-    clearTimeout(this.#timer);
-    this.#outer?.removeEventListener("abort", this.#abort);
-    this.#controller.abort();
-  }
-
-  #heard(): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#controller.abort(), this.#silenceMs);
+/** Server-sent events out of what comes; `retry` gets what the worker's `retry:` asks for. */
+async function* messagesOf(
+  parts: AsyncIterable<Uint8Array>,
+  retry: (ms: number) => void,
+): AsyncGenerator<EventSourceMessage, void, void> {
+  const messages: EventSourceMessage[] = [];
+  const parser = createParser({ onEvent: (message) => messages.push(message), onRetry: retry });
+  const decoder = new TextDecoder();
+  for await (const part of parts) {
+    parser.feed(decoder.decode(part, { stream: true }));
+    yield* messages.splice(0);
   }
 }

@@ -9,4 +9,5 @@ export { parseParameters, type Parameters } from "./parameters.ts";
 export { readPngText } from "./png.ts";
 export { WorkerError, type FieldFault } from "./problem.ts";
 export type { ImageToImageRequest, InpaintingRequest, JobRequest, TextToImageRequest } from "./request.ts";
+export { isToken } from "./token.ts";
 export { advance, JobWatch, stateOf, unknownJob, type JobState, type Turns } from "./watch.ts";

@@ -1,8 +1,8 @@
 /** The client against a real worker: what is asked, answered, refused. */
 
-import { describe, expect, inject, test } from "vitest";
+import { afterEach, describe, expect, inject, test, vi } from "vitest";
 
-import { advance, Client, hasEnded, parseParameters, readPngText, stateOf, unknownJob, WorkerError, type JobEvent } from "../src/index.ts";
+import { advance, Client, hasEnded, isToken, parseParameters, readPngText, stateOf, unknownJob, WorkerError, type JobEvent } from "../src/index.ts";
 import { collect } from "../../testing/collect.ts";
 import { TOKEN } from "../../testing/global.ts";
 import { generateSchema } from "../../testing/schema.ts";
@@ -137,6 +137,23 @@ describe("a guarded worker with room for one waiting job", () => {
     }
   });
 
+  test("white space around a token is left away", async () => {
+    expect((await new Client({ baseUrl: inject("guarded"), token: `${TOKEN}\n` }).info()).model.id).toBe("builtin");
+  });
+
+  test("what no header can carry is refused as a token, and not shown", async () => {
+    for (const unfit of ["secret\u200b", "secr\u0454t", "sec\nret", "sécret"]) {
+      expect(isToken(unfit)).toBe(false);
+      const thrown = await refused(Promise.resolve().then(() => new Client({ token: unfit })));
+      const asked = await refused(new Client({ baseUrl: inject("guarded"), token: () => unfit }).info());
+      for (const error of [thrown, asked]) {
+        expect([error.status, error.temporary]).toEqual([401, false]);
+        expect(error.message).not.toMatch(/sec/);
+      }
+    }
+    expect([isToken(TOKEN), isToken("two words"), isToken("")]).toEqual([true, true, false]);
+  });
+
   test("a full queue says when to come back, and patience waits for it", async () => {
     const posted: string[] = [];
     let error: unknown = null;
@@ -163,5 +180,81 @@ describe("a guarded worker with room for one waiting job", () => {
     const second = await guarded.submit({ ...RED, steps: 1 });
     for await (const _ of guarded.follow(second.job_id));
     expect((await refused(guarded.follow(first.job_id).next())).status).toBe(410);
+  });
+});
+
+describe("a line that went silent", () => {
+  const SILENT_MS = 120_000;
+  afterEach(() => void vi.useRealTimers());
+
+  /** Nothing comes of the first answer, or of what is behind its head; then as the others say. */
+  function silent(head: "no head" | "a head", ...answers: (() => Promise<Response>)[]) {
+    const keys: (string | null)[] = [];
+    let reached = () => {};
+    const asked = new Promise<void>((resolve) => (reached = resolve));
+    const client = new Client({
+      fetch: (_, init) => {
+        keys.push(new Headers(init?.headers).get("Idempotency-Key"));
+        if (keys.length > 1) return answers.shift()!();
+        reached();
+        const signal = init!.signal!;
+        const whenAborted = (end: (reason: unknown) => void) =>
+          signal.aborted ? end(signal.reason) : signal.addEventListener("abort", () => end(signal.reason));
+        if (head === "no head") return new Promise((_, reject) => whenAborted(reject));
+        const body = new ReadableStream({ start: (controller) => whenAborted((reason) => controller.error(reason)) });
+        return Promise.resolve(new Response(body));
+      },
+    });
+    return { client, keys, asked };
+  }
+
+  test.each(["no head", "a head"] as const)("is given up after %s, whatever was asked", async (head) => {
+    vi.useFakeTimers();
+    for (const ask of [
+      (client: Client) => client.info(),
+      (client: Client) => client.ready(),
+      (client: Client) => client.metrics(),
+      (client: Client) => client.job("job_any"),
+      (client: Client) => client.jobs(),
+      (client: Client) => client.cancel("job_any"),
+      (client: Client) => client.image("/v1/jobs/job_any/images/0"),
+      (client: Client) => client.submit(RED),
+    ]) {
+      const { client, asked } = silent(head);
+      const lost = expect(ask(client)).rejects.toMatchObject({ name: "TimeoutError" });
+      await asked;
+      await vi.advanceTimersByTimeAsync(SILENT_MS);
+      await lost;
+    }
+  });
+
+  test("loses no post, which goes out again with its key", async () => {
+    vi.useFakeTimers();
+    const { client, keys, asked } = silent("no head", () => Promise.resolve(Response.json({ job_id: "job_any" })));
+    const posted = client.submit(RED, { patienceMs: 2 * SILENT_MS });
+    await asked;
+    await vi.advanceTimersByTimeAsync(SILENT_MS);
+    expect((await posted).job_id).toBe("job_any");
+    expect([keys.length, new Set(keys).size]).toEqual([2, 1]);
+  });
+
+  test("still ends with the caller's signal", async () => {
+    const controller = new AbortController();
+    const { client, asked } = silent("no head");
+    const ended = expect(client.info(controller.signal)).rejects.toThrow("enough");
+    await asked;
+    controller.abort(new Error("enough"));
+    await ended;
+    await expect(silent("no head").client.info(AbortSignal.abort(new Error("enough")))).rejects.toThrow("enough");
+  });
+
+  test("a cut behind the end of a job loses no job", async () => {
+    const troubles = [() => Promise.reject(new TypeError("no network")), () => Promise.resolve(new Response("", { status: 502 }))];
+    const troubled = new Client({
+      baseUrl: inject("open"),
+      fetch: (url, init) => (/\/v1\/jobs\/[^/]+$/.test(String(url)) && troubles.shift()?.()) || fetch(url, init),
+    });
+    expect(await troubled.generate(RED)).toMatchObject({ status: "completed" });
+    expect(troubles).toEqual([]);
   });
 });

@@ -8,19 +8,23 @@ export function TokenPrompt({ onToken }: { onToken: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
   const [token, setToken] = useState("");
   const [onDevice, setOnDevice] = useState(false);
-  const wrong = readToken() !== null;
+  const [unfit, setUnfit] = useState(false);
+  const fault = unfit
+    ? "That is no token: it holds a character that is not seen, or is not ASCII."
+    : readToken() !== null && "The worker does not take the token it was given.";
   useEffect(() => dialog.current?.showModal(), []);
   return (
     <dialog ref={dialog} className="prompt" aria-labelledby="token-title" onCancel={(event) => event.preventDefault()}>
       <form
         onSubmit={(event) => {
           event.preventDefault();
-          keepToken(token.trim(), onDevice);
-          onToken();
+          const kept = keepToken(token.trim(), onDevice);
+          setUnfit(!kept);
+          if (kept) onToken();
         }}
       >
         <h2 id="token-title">This worker asks for a token</h2>
-        {wrong && <p className="fault" role="alert">The worker does not take the token it was given.</p>}
+        {fault && <p className="fault" role="alert">{fault}</p>}
         <label className="field">
           <span>Token</span>
           <input type="password" autoComplete="off" required autoFocus value={token} onChange={(event) => setToken(event.target.value)} />
