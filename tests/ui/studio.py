@@ -35,6 +35,36 @@ def generate(page: Page) -> None:
     page.keyboard.press("Control+Enter")
 
 
+def press(page: Page, **told: object) -> None:
+    """A key as an input method or a held key gives it, which a driver's keyboard does not."""
+    page.evaluate(
+        "(told) => document.body.dispatchEvent(new KeyboardEvent('keydown', told))", {"bubbles": True, **told}
+    )
+
+
+def drop(page: Page, onto: str, name: str, kind: str, data: bytes) -> bool:
+    """A file, let go over what the selector names. Whether the page takes it and the browser does not open it."""
+    taken: bool = page.evaluate(
+        """([onto, name, type, data]) => {
+            const dataTransfer = new DataTransfer();
+            const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+            dataTransfer.items.add(new File([bytes], name, { type }));
+            return ["dragover", "drop"].every((event) => !document.querySelector(onto).dispatchEvent(
+                new DragEvent(event, { dataTransfer, bubbles: true, cancelable: true })));
+        }""",
+        [onto, name, kind, base64.b64encode(data).decode()],
+    )
+    return taken
+
+
+def png(width: int, height: int) -> bytes:
+    """Noise, which no PNG makes smaller."""
+    noise = np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "png", compress_level=1)
+    return file.getvalue()
+
+
 def pixels(picture: Locator) -> Pixels:
     """What an `img` shows, in its own size.  # [height, width, 3]"""
     url = picture.evaluate(

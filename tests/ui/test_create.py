@@ -8,7 +8,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.ui.axe import faults, load_axe
 from tests.ui.line import Line
-from tests.ui.studio import BLUE, CIRCLE, GREEN, RED, fill, generate, pixels, share
+from tests.ui.studio import BLUE, CIRCLE, GREEN, RED, drop, fill, generate, pixels, png, press, share
 
 pytestmark = pytest.mark.guard(300)
 
@@ -27,8 +27,10 @@ def test_text_to_image(page: Page, line: Line) -> None:
     generate(page)
     page.locator("img.preview").wait_for()
     expect(page.get_by_role("status").filter(has_text="Step")).to_be_visible()
+    expect(page.get_by_role("status").get_by_role("button")).to_have_count(0)
     line.let_go()
     picture = pixels(page.locator("img.finished"))
+    expect(page.get_by_role("status")).to_have_text("Done")
     assert picture.shape == (128, 128, 3)
     assert 0.05 < share(picture, RED) < 0.6
     assert share(picture, BLUE) > 0.3
@@ -43,8 +45,9 @@ def test_image_to_image_and_inpainting(page: Page) -> None:
     page.get_by_role("button", name="To image").click()
     fill(page, "a green circle on a blue background", steps=8)
     strength = page.get_by_role("textbox", name="Strength", exact=True)
-    strength.fill("0.95")
+    strength.fill("0,95")
     strength.press("Tab")
+    expect(strength).to_have_value("0.95")
     generate(page)
     page.locator(".before-after-line").wait_for()
     assert np.array_equal(pixels(page.get_by_role("img", name="Before")), before)
@@ -112,6 +115,9 @@ def test_what_is_missing_is_said_and_nothing_is_posted(page: Page) -> None:
     posts: list[str] = []
     page.on("request", lambda request: posts.append(request.url) if request.method == "POST" else None)
     page.get_by_role("textbox", name="Prompt", exact=True).fill("")
+    for held in ("isComposing", "repeat"):
+        press(page, key="Enter", ctrlKey=True, **{held: True})
+    expect(page.get_by_role("alert")).to_have_count(0)
     generate(page)
     expect(page.get_by_role("alert")).to_have_text("This needs a prompt.")
     assert posts == []
@@ -173,3 +179,11 @@ def test_settings_are_reused_on_the_page_of_their_task(page: Page) -> None:
 def test_the_worker_says_when_its_queue_is_done(page: Page) -> None:
     page.get_by_role("link", name="Worker").click()
     expect(page.get_by_role("region", name="Queue")).to_contain_text("All of it done in")
+
+
+def test_a_picture_is_dropped_anywhere_on_its_page(page: Page) -> None:
+    page.get_by_role("link", name="Image to image").click()
+    assert drop(page, ".stage", "noise.png", "image/png", png(128, 128))
+    expect(page.get_by_role("img", name="The picture to begin with")).to_be_visible()
+    assert drop(page, ".drop", "words.txt", "text/plain", b"words")
+    expect(page.get_by_role("img", name="The picture to begin with")).to_be_visible()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,6 +44,7 @@ def test_by_the_model(page: Page, circle: np.ndarray[tuple[int, ...], np.dtype[n
 
 
 def test_by_a_network(page: Page, circle: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    page.get_by_role("textbox", name="Prompt", exact=True).fill("")
     page.get_by_role("combobox", name="Upscaler").select_option(UPSCALER)
     for unused in ("Prompt", "Steps", "Strength"):
         expect(page.get_by_role("textbox", name=unused, exact=True)).to_have_count(0)
@@ -50,3 +53,23 @@ def test_by_a_network(page: Page, circle: np.ndarray[tuple[int, ...], np.dtype[n
     assert large.shape == (256, 256, 3)
     plain = np.asarray(Image.fromarray(circle).resize((256, 256), Image.Resampling.NEAREST))
     assert psnr_db(large, plain) > 15, "the picture's own pixels, and what the network adds"
+    thumbs = page.locator(".filmstrip .thumb")
+    expect(thumbs.first).to_have_accessible_name("No prompt")
+    page.get_by_role("link", name="Gallery").click()
+    expect(page.locator(".grid .thumb").first).to_have_accessible_name("No prompt")
+
+
+def test_a_picture_that_would_become_too_large_is_made_smaller_first(page: Page) -> None:
+    page.get_by_role("link", name="Upscale").click()
+    file = io.BytesIO()
+    Image.new("RGB", (1200, 800), "red").save(file, "png")
+    picture = {"name": "red.png", "mimeType": "image/png", "buffer": file.getvalue()}
+    page.locator(".source input[type=file]").set_input_files([picture])
+    page.get_by_role("combobox", name="Upscaler").select_option(UPSCALER)
+    expect(page.locator(".source label.field")).to_contain_text("1024 × 672")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator(".job-card")).to_have_count(1)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.keyboard.press("Escape")
+    page.get_by_role("combobox", name="Larger by").select_option("4")
+    expect(page.locator(".source label.field")).to_contain_text("512 × 352")

@@ -10,17 +10,23 @@ export interface Size {
 const THUMBNAIL_SIDE = 320;
 const LEAST_SIDE = 16;
 
-/** The size to work in: of the same shape, near the model's own area, in its multiples and within the worker's limits. */
-export function fitSize(own: Size, info: Info, wanted: "model" | "own"): Size {
+/**
+ * The size to work in: of the same shape, near the model's own area, in its multiples, and within the worker's limits
+ * once it was made larger by `factor`.
+ */
+export function fitSize(own: Size, info: Info, wanted: "model" | "own", factor = 1): Size {
   const { multiple, width, height } = info.model;
-  const { min_side_px: least, max_side_px: most, max_pixels: pixels } = info.limits;
-  const area = wanted === "model" ? width * height : Math.min(pixels, own.width * own.height);
-  const scale = Math.sqrt(area / (own.width * own.height));
-  const round = (side: number): number => {
-    const inMultiples = Math.round((side * scale) / multiple) * multiple;
-    return Math.min(Math.floor(most / multiple) * multiple, Math.max(Math.ceil(least / multiple) * multiple, inMultiples));
+  const least = Math.ceil(info.limits.min_side_px / multiple) * multiple;
+  const most = Math.floor(info.limits.max_side_px / factor / multiple) * multiple;
+  const pixels = info.limits.max_pixels / factor ** 2;
+  const area = Math.min(pixels, wanted === "model" ? width * height : own.width * own.height);
+  const scale = Math.min(Math.sqrt(area / (own.width * own.height)), most / Math.max(own.width, own.height));
+  const rounded = (round: (multiples: number) => number): Size => {
+    const side = (length: number) => Math.min(most, Math.max(least, round((length * scale) / multiple) * multiple));
+    return { width: side(own.width), height: side(own.height) };
   };
-  return { width: round(own.width), height: round(own.height) };
+  const nearest = rounded(Math.round);
+  return nearest.width * nearest.height <= pixels ? nearest : rounded(Math.floor);
 }
 
 /** The picture scaled and cropped to exactly this size, as PNG. */
@@ -43,6 +49,25 @@ export async function coverWithin(blob: Blob, size: Size, bytes: number): Promis
     const made = await cover(blob, { width, height });
     if (made.size <= bytes || Math.min(width, height) <= LEAST_SIDE) return made;
   }
+}
+
+/** The same picture in no more bytes than that: as it is, or as JPEG, in which photographs are far smaller. */
+export async function within(blob: Blob, bytes: number): Promise<Blob> {
+  let made = blob;
+  for (let quality = 0.95; made.size > bytes && quality > 0.3; quality -= 0.1) made = await toJpeg(blob, quality);
+  return made;
+}
+
+/** What is transparent lies on white, as the worker has it. */
+async function toJpeg(blob: Blob, quality: number): Promise<Blob> {
+  const bitmap = await createImageBitmap(blob);
+  const canvas = canvasOf(bitmap);
+  const context = canvas.getContext("2d")!;
+  context.fillStyle = "white";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return toBlob(canvas, "image/jpeg", quality);
 }
 
 export async function sizeOf(blob: Blob): Promise<Size> {
@@ -70,8 +95,8 @@ export function canvasOf({ width, height }: Size): HTMLCanvasElement {
   return Object.assign(document.createElement("canvas"), { width, height });
 }
 
-export function toBlob(canvas: HTMLCanvasElement, type: string): Promise<Blob> {
+export function toBlob(canvas: HTMLCanvasElement, type: string, quality?: number): Promise<Blob> {
   return new Promise((resolve, reject) =>
-    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("The picture cannot be encoded"))), type),
+    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("The picture cannot be encoded"))), type, quality),
   );
 }

@@ -49,6 +49,11 @@ export interface Settings {
 /** Settings as a picture remembers them. */
 export type Drawn = Omit<Settings, "seedLocked"> & { task: Task };
 
+/** What a job or a picture is called; an upscaler may have needed no prompt. */
+export function titleOf({ prompt }: Drawn): string {
+  return prompt.trim() || "No prompt";
+}
+
 const NAME = "sd-worker.settings";
 const SEEDS = 2 ** 32;
 const PREVIEW_SIDE = 384;

@@ -7,9 +7,9 @@ import { cover, fitSize } from "./picture.ts";
 import type { Source } from "./studio.ts";
 
 /** Null while there is none, and while it is being scaled. */
-export function useWorkingPicture(source: Source | null, fit: "model" | "own", info: Info): Source | null {
+export function useWorkingPicture(source: Source | null, fit: "model" | "own", factor: number, info: Info): Source | null {
   const [working, setWorking] = useState<Source | null>(null);
-  const size = source && fitSize(source, info, fit);
+  const size = source && fitSize(source, info, fit, factor);
   useEffect(() => {
     let wanted = true;
     setWorking(null);

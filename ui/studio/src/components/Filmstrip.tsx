@@ -4,6 +4,7 @@ import { hasEnded } from "@sd-worker/sdk";
 import { useJobWatch } from "@sd-worker/react";
 
 import type { Entry } from "../board.ts";
+import { titleOf } from "../settings.ts";
 import { useEntries, usePictures, useStudio } from "../studio.ts";
 import { BlobImage } from "./BlobImage.tsx";
 import { Icon } from "./Icon.tsx";
@@ -27,7 +28,7 @@ export function Filmstrip() {
             type="button"
             className="thumb"
             aria-pressed={selected === picture.id}
-            aria-label={picture.drawn.prompt}
+            aria-label={titleOf(picture.drawn)}
             onClick={() => select(picture.id)}
           >
             <BlobImage blob={picture.thumbnail} alt="" />
@@ -49,7 +50,7 @@ function JobCard({ entry }: { entry: Entry }) {
         type="button"
         className="thumb"
         aria-pressed={selected === entry.id}
-        aria-label={`${entry.drawn.prompt}: ${phaseOf(job)}`}
+        aria-label={`${titleOf(entry.drawn)}: ${phaseOf(job)}`}
         onClick={() => select(entry.id)}
       >
         {job.preview && <img src={`data:image/${job.preview.format};base64,${job.preview.image}`} alt="" />}

@@ -8,7 +8,7 @@ export function JobBar({ job, onCancel }: { job: JobState; onCancel: () => void 
   const percent = job.steps > 0 ? (100 * job.step) / job.steps : 0;
   return (
     <div className="job-bar">
-      <div className="job-line" role="status">
+      <div className="job-line">
         <span>{phaseOf(job)}</span>
         {job.etaS !== null && <span className="quiet">{secondsText(job.etaS)} left</span>}
         <button type="button" className="small" onClick={onCancel}>

@@ -4,6 +4,7 @@ import { hasEnded } from "@sd-worker/sdk";
 import { useJobWatch } from "@sd-worker/react";
 
 import type { Entry } from "../board.ts";
+import { titleOf } from "../settings.ts";
 import { useStudio } from "../studio.ts";
 import { JobBar, phaseOf } from "./JobBar.tsx";
 
@@ -17,13 +18,13 @@ export function JobStage({ entry }: { entry: Entry }) {
     <>
       <figure className="canvas" style={shape} data-wide={entry.drawn.width >= entry.drawn.height} data-job={entry.id}>
         {preview ? (
-          <img className="preview" src={`data:image/${preview.format};base64,${preview.image}`} alt={`Preview: ${entry.drawn.prompt}`} />
+          <img className="preview" src={`data:image/${preview.format};base64,${preview.image}`} alt={`Preview: ${titleOf(entry.drawn)}`} />
         ) : (
           <div className="blank" data-over={over}>{over ? phaseOf(job) : ""}</div>
         )}
       </figure>
       {over ? (
-        <div className="job-line" role="status">
+        <div className="job-line">
           <span className={job.status === "failed" ? "fault" : ""}>{job.error?.message ?? phaseOf(job)}</span>
           <button
             type="button"

@@ -17,7 +17,7 @@ export function NumberField({ label, value, min, max, step, onChange, sliderMax 
   const id = useId();
   const [typed, setTyped] = useState<string | null>(null);
   const take = (text: string) => {
-    const number = Number(text);
+    const number = Number(text.replace(",", ".")); // the decimal comma of many languages
     if (text.trim() === "" || Number.isNaN(number)) return;
     const inSteps = Math.round(number / step) * step;
     onChange(Number(Math.min(max, Math.max(min, inSteps)).toFixed(6)));

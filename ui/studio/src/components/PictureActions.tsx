@@ -7,7 +7,7 @@ import { useStudio } from "../studio.ts";
 import { Icon } from "./Icon.tsx";
 import { useObjectUrl } from "./useObjectUrl.ts";
 
-export function PictureActions({ picture, onRemoved }: { picture: Picture; onRemoved?: () => void }) {
+export function PictureActions({ picture }: { picture: Picture }) {
   const { info, settings, change, setSource, select, gallery } = useStudio();
   const url = useObjectUrl(picture.blob);
   const type = picture.blob.type.split("/")[1] ?? "png";
@@ -50,7 +50,6 @@ export function PictureActions({ picture, onRemoved }: { picture: Picture; onRem
         type="button"
         onClick={() => {
           select(null);
-          onRemoved?.();
           void gallery.remove(picture.id);
         }}
       >

@@ -1,4 +1,4 @@
-/** Where a picture is dropped or chosen, and pasted where that is said; it shows the one that is there. */
+/** Where a picture is dropped or chosen, and taken from the whole page where that is said; it shows the one that is there. */
 
 import { useCallback, useEffect, useState } from "react";
 
@@ -9,11 +9,11 @@ import { BlobImage } from "./BlobImage.tsx";
 interface Props {
   picture: Source | null;
   onPicture: (picture: Source) => void;
-  /** Takes what is pasted anywhere on the page; for one of these at a time. */
-  pasted?: boolean;
+  /** Takes what is pasted or dropped anywhere on the page; for one of these at a time. */
+  wholePage?: boolean;
 }
 
-export function PictureDrop({ picture, onPicture, pasted = false }: Props) {
+export function PictureDrop({ picture, onPicture, wholePage = false }: Props) {
   const [over, setOver] = useState(false);
   const [fault, setFault] = useState<string | null>(null);
   const take = useCallback(
@@ -30,11 +30,23 @@ export function PictureDrop({ picture, onPicture, pasted = false }: Props) {
     [onPicture],
   );
   useEffect(() => {
-    if (!pasted) return;
-    const paste = (event: ClipboardEvent) => void take(Array.from(event.clipboardData?.files ?? []).find(isPicture));
+    if (!wholePage) return;
+    const takeOf = (data: DataTransfer | null) => void take(Array.from(data?.files ?? []).find(isPicture));
+    const paste = (event: ClipboardEvent) => takeOf(event.clipboardData);
+    const drag = (event: DragEvent) => {
+      if (!event.dataTransfer?.types.includes("Files")) return; // text goes where it is dropped
+      if (event.type === "drop" && !event.defaultPrevented) takeOf(event.dataTransfer);
+      event.preventDefault(); // the browser would open the file
+    };
     addEventListener("paste", paste);
-    return () => removeEventListener("paste", paste);
-  }, [pasted, take]);
+    addEventListener("dragover", drag);
+    addEventListener("drop", drag);
+    return () => {
+      removeEventListener("paste", paste);
+      removeEventListener("dragover", drag);
+      removeEventListener("drop", drag);
+    };
+  }, [wholePage, take]);
   return (
     <div className="picture-drop">
       <label
@@ -52,7 +64,7 @@ export function PictureDrop({ picture, onPicture, pasted = false }: Props) {
         }}
       >
         {picture && <BlobImage blob={picture.blob} alt="" />}
-        <span>{picture ? "Another picture" : pasted ? "Drop, paste or choose a picture" : "Drop or choose a picture"}</span>
+        <span>{picture ? "Another picture" : wholePage ? "Drop, paste or choose a picture" : "Drop or choose a picture"}</span>
         <input
           type="file"
           accept="image/png,image/jpeg,image/webp"

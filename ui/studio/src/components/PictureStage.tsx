@@ -1,13 +1,14 @@
 /** A finished picture, large, with its siblings of the same job and what it was made from. */
 
 import type { Picture } from "../gallery.ts";
+import { titleOf } from "../settings.ts";
 import { usePictures, useStudio } from "../studio.ts";
 import { BeforeAfter } from "./BeforeAfter.tsx";
 import { BlobImage } from "./BlobImage.tsx";
 import { secondsText } from "./JobBar.tsx";
 import { PictureActions } from "./PictureActions.tsx";
 
-export function PictureStage({ picture, onRemoved }: { picture: Picture; onRemoved?: () => void }) {
+export function PictureStage({ picture }: { picture: Picture }) {
   const { select } = useStudio();
   const siblings = usePictures().filter(({ jobId }) => jobId === picture.jobId);
   const { drawn } = picture;
@@ -20,9 +21,9 @@ export function PictureStage({ picture, onRemoved }: { picture: Picture; onRemov
         data-picture={picture.id}
       >
         {picture.source ? (
-          <BeforeAfter before={picture.source} after={picture.blob} alt={drawn.prompt} />
+          <BeforeAfter before={picture.source} after={picture.blob} alt={titleOf(drawn)} />
         ) : (
-          <BlobImage className="finished" blob={picture.blob} alt={drawn.prompt} />
+          <BlobImage className="finished" blob={picture.blob} alt={titleOf(drawn)} />
         )}
       </figure>
       {siblings.length > 1 && (
@@ -53,7 +54,7 @@ export function PictureStage({ picture, onRemoved }: { picture: Picture; onRemov
           This browser could not keep the picture. Download it before you leave the page.
         </p>
       )}
-      <PictureActions picture={picture} {...(onRemoved && { onRemoved })} />
+      <PictureActions picture={picture} />
     </>
   );
 }

@@ -13,7 +13,7 @@ export function SourcePicker({ fit, onFit, working }: Props) {
   const { source, setSource } = useStudio();
   return (
     <div className="source">
-      <PictureDrop picture={source} onPicture={setSource} pasted />
+      <PictureDrop picture={source} onPicture={setSource} wholePage />
       {source && (
         <label className="field">
           <span>Size{working && `: ${working.width} × ${working.height}`}</span>

@@ -7,12 +7,13 @@ import type { Entry } from "../board.ts";
 import { BlobImage } from "../components/BlobImage.tsx";
 import { Controls } from "../components/Controls.tsx";
 import { Filmstrip } from "../components/Filmstrip.tsx";
+import { JobNews } from "../components/JobNews.tsx";
 import { JobStage } from "../components/JobStage.tsx";
 import { MaskEditor } from "../components/MaskEditor.tsx";
 import { PictureStage } from "../components/PictureStage.tsx";
 import { SourcePicker } from "../components/SourcePicker.tsx";
 import { Welcome } from "../components/Welcome.tsx";
-import { withControls, type PicturedControl } from "../controls.ts";
+import { withControls, withImage, type PicturedControl } from "../controls.ts";
 import { Mask } from "../mask.ts";
 import { toBase64 } from "../picture.ts";
 import { controlsOf, isByNetwork, randomSeed, requestOf, type Task } from "../settings.ts";
@@ -30,7 +31,8 @@ export function CreatePage({ task }: { task: Task }) {
   const [posting, setPosting] = useState(false);
   const [fault, setFault] = useState<string | null>(null);
   const begins = task !== "text-to-image";
-  const working = useWorkingPicture(begins ? source : null, fit, info);
+  const factor = task === "upscale" ? settings.factor : 1;
+  const working = useWorkingPicture(begins ? source : null, fit, factor, info);
   const mask = useMemo(() => (working && task === "inpainting" ? new Mask(working) : NO_MASK), [working, task]);
   const { empty } = useSyncExternalStore(mask.subscribe, mask.getState);
 
@@ -63,12 +65,11 @@ export function CreatePage({ task }: { task: Task }) {
     const current = settings.seedLocked ? settings : { ...settings, seed: randomSeed() };
     change({ seed: current.seed });
     const { seedLocked: _, ...rest } = current;
-    const factor = task === "upscale" ? settings.factor : 1;
     const drawn = { ...rest, task, controls, ...(working && { width: working.width * factor, height: working.height * factor }) };
     try {
       let request: JobRequest = requestOf(current, task, info);
-      if (working) request.image = await toBase64(working.blob);
       if (task === "inpainting") request.mask = await toBase64(await mask.export(feather));
+      if (working) request = await withImage(request, working.blob, pictured.length > 0, info.limits.body_bytes);
       if (pictured.length > 0) request = await withControls(request, pictured, working ?? settings, info.limits.body_bytes);
       select(await board.submit(request, drawn, working?.blob ?? null));
     } catch (error) {
@@ -93,10 +94,13 @@ export function CreatePage({ task }: { task: Task }) {
   keys.current = { generate, cancel };
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) void keys.current.generate();
-      else if (event.key === "Escape") keys.current.cancel();
-      else return;
+      if (event.isComposing) return; // the key is the input method's
+      const generates = event.key === "Enter" && (event.ctrlKey || event.metaKey);
+      if (!generates && event.key !== "Escape") return;
       event.preventDefault();
+      if (event.repeat) return;
+      if (generates) void keys.current.generate();
+      else keys.current.cancel();
     };
     addEventListener("keydown", onKey);
     return () => removeEventListener("keydown", onKey);
@@ -124,6 +128,7 @@ export function CreatePage({ task }: { task: Task }) {
         </div>
       </form>
       <section className="stage" aria-label="Picture">
+        <JobNews entry={shownEntry} />
         {shownEntry ? (
           <JobStage key={shownEntry.id} entry={shownEntry} />
         ) : shownPicture ? (

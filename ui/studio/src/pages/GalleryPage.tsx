@@ -9,7 +9,7 @@ import { Icon } from "../components/Icon.tsx";
 import { PictureStage } from "../components/PictureStage.tsx";
 import type { Picture } from "../gallery.ts";
 import { openPageOf } from "../route.ts";
-import { fromParameters, reuse } from "../settings.ts";
+import { fromParameters, reuse, titleOf } from "../settings.ts";
 import { usePictures, useStudio } from "../studio.ts";
 
 const ORDERS = {
@@ -99,7 +99,7 @@ export function GalleryPage() {
                   type="button"
                   className="thumb"
                   aria-pressed={compared === null ? one.id === selected : compared.includes(one.id)}
-                  aria-label={one.drawn.prompt}
+                  aria-label={titleOf(one.drawn)}
                   onClick={() => pick(one.id)}
                 >
                   <BlobImage blob={one.thumbnail} alt="" />
@@ -111,7 +111,7 @@ export function GalleryPage() {
         {compared !== null && pair.length === 2 ? (
           <section className="stage" aria-label="Comparison">
             <figure className="canvas" style={{ aspectRatio: `${pair[0]!.width} / ${pair[0]!.height}` }} data-wide={pair[0]!.width >= pair[0]!.height}>
-              <BeforeAfter before={pair[0]!.blob} after={pair[1]!.blob} alt={pair[1]!.drawn.prompt} />
+              <BeforeAfter before={pair[0]!.blob} after={pair[1]!.blob} alt={titleOf(pair[1]!.drawn)} />
             </figure>
             <table className="differences">
               <tbody>
