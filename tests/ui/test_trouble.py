@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.ui.conftest import PATIENCE_MS, opened
-from tests.ui.studio import CIRCLE, RED, fill, generate, pixels, share
+from tests.ui.studio import CIRCLE, RED, fill, generate, pixels, png, press, share
 from tests.ui.test_jobs import jobs
 
 pytestmark = pytest.mark.guard(300)
@@ -119,6 +119,9 @@ def test_a_post_that_waits_can_be_called_off(page: Page, worker_url: str) -> Non
     fill(page, CIRCLE, steps=150)
     generate(page)
     expect(page.get_by_role("status").filter(has_text=NOT_SENT)).to_be_visible()
+    for held in ("isComposing", "repeat"):
+        press(page, key="Escape", **{held: True})
+    expect(page.locator(".job-card[data-status=queued]")).to_have_count(1)
     page.keyboard.press("Escape")
     expect(page.locator(".job-card[data-status=cancelled]")).to_have_count(1)
     page.get_by_role("button", name="Dismiss this job").click()
@@ -144,6 +147,28 @@ def test_a_post_that_waited_and_is_refused_says_why(page: Page) -> None:
     assert len(posts.keys) == sent
 
 
+@pytest.mark.parametrize(("side", "mark"), [(128, "iVBORw"), (2048, "/9j/")], ids=["PNG", "JPEG"])
+def test_a_picture_is_sent_as_png_where_a_body_holds_it(page: Page, side: int, mark: str) -> None:
+    limit = page.request.get("/v1/info").json()["limits"]["body_bytes"]
+    bodies: list[bytes] = []
+
+    def keep(route: Route) -> None:
+        bodies.append(route.request.post_data_buffer or b"")
+        route.fulfill(status=409, json={"detail": "seen"})
+
+    page.get_by_role("link", name="Image to image").click()
+    picture = {"name": "noise.png", "mimeType": "image/png", "buffer": png(side, side)}
+    page.locator(".source input[type=file]").set_input_files([picture])
+    page.get_by_role("combobox", name="Size").select_option("own")
+    expect(page.locator(".source label.field")).to_contain_text(f"{side} × {side}")
+    fill(page, CIRCLE, steps=2)
+    page.route("**/v1/jobs", keep)
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("alert")).to_have_text("seen")
+    assert len(bodies[0]) <= limit
+    assert json.loads(bodies[0])["image"].startswith(mark)
+
+
 def test_a_full_queue_is_told_and_not_waited_for(page: Page) -> None:
     posts = Posts(page, refuse(429, **{"Retry-After": "30"}))
     fill(page, CIRCLE, steps=8)
@@ -163,6 +188,41 @@ def test_a_picture_is_asked_for_until_the_worker_gives_it(page: Page) -> None:
     generate(page)
     assert share(pixels(page.locator("img.finished")), RED) > 0.05
     assert refusals == []
+
+
+def test_a_picture_that_the_worker_no_longer_has_is_told(page: Page) -> None:
+    page.route("**/images/0", refuse(410))
+    fill(page, CIRCLE, steps=2)
+    generate(page)
+    expect(page.locator(".job-card[data-status=failed]")).to_have_count(1)
+    expect(page.locator(".job-line")).to_contain_text("No such model here")
+    page.reload()
+    page.get_by_role("button", name="Generate").wait_for()
+    expect(page.locator(".job-card")).to_have_count(0)
+
+
+def test_a_post_on_a_silent_line_gets_a_card_and_goes_out_again(page: Page) -> None:
+    page.clock.install()
+    posts = Posts(page, lambda route: None)
+    fill(page, CIRCLE, steps=8)
+    generate(page)
+    eventually(page, lambda: len(posts.keys) == 1)
+    posts.answer = lose
+    page.clock.fast_forward(80_000)
+    expect(page.get_by_role("status").filter(has_text=NOT_SENT)).to_be_visible()
+    posts.answer = let_through
+    page.locator("img.finished").wait_for()
+    assert len(set(posts.keys)) == 1
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_proxy_that_does_not_reach_the_worker_is_told(page: Page, status: int) -> None:
+    told = page.locator(".header-status")
+    expect(told).to_have_attribute("data-status", "ready")
+    page.route("**/v1/info", refuse(status))
+    expect(told).to_have_attribute("data-status", "unreachable")
+    page.unroute("**/v1/info")
+    expect(told).to_have_attribute("data-status", "ready")
 
 
 def test_a_job_is_picked_up_once_there_is_a_token(page: Page) -> None:
@@ -186,7 +246,8 @@ def test_a_failed_job_says_why(page: Page) -> None:
     generate(page)
     expect(page.locator(".job-card[data-status=failed]")).to_have_count(1)
     page.wait_for_timeout(300)
-    expect(page.get_by_role("status").filter(has_text="It overflowed")).to_be_visible()
+    expect(page.locator(".job-line")).to_contain_text("It overflowed")
+    expect(page.get_by_role("status")).to_have_text("It overflowed")
 
 
 @pytest.mark.parametrize("script", [NOTHING_OPENS, FULL, FORBIDDEN + NOTHING_OPENS], ids=["closed", "full", "private"])

@@ -176,8 +176,13 @@ export class Board extends Store<Entry[]> {
     try {
       if (state.error?.code === "unauthorized") return this.dismiss(id); // picked up again once there is a token
       if (state.status === "completed") await this.#store(entry, state);
-    } catch {
-      return this.dismiss(id); // and here too
+    } catch (error) {
+      if (!isRefusal(error)) return this.dismiss(id); // and here too
+      const { code, message } = error;
+      state = { ...state, status: "failed", error: { code, message } };
+      const told = state;
+      const watch = { getState: () => told, subscribe: () => () => undefined, cancel: async () => undefined };
+      this.#place({ ...entry, watch });
     }
     forgetRunning(state.jobId);
     await bestEffort(remove("sources", state.jobId));
@@ -190,7 +195,6 @@ export class Board extends Store<Entry[]> {
     const begun = source ?? (await bestEffort(get<{ blob: Blob }>("sources", jobId)))?.blob ?? null;
     for (const image of state.images) {
       const blob = await this.#fetch(image.url);
-      if (blob === null) return;
       await this.#gallery.add({
         id: `${jobId}-${image.index}`,
         jobId,
@@ -207,14 +211,13 @@ export class Board extends Store<Entry[]> {
     }
   }
 
-  /** Asks until there is an answer; null where the worker no longer has the picture. Throws where it asks for a token. */
-  async #fetch(url: string): Promise<Blob | null> {
+  /** Asks until there is an answer. Throws where the worker no longer has the picture, or asks for a token. */
+  async #fetch(url: string): Promise<Blob> {
     for (;;) {
       try {
         return await this.#client.image(url);
       } catch (error) {
-        if (isRefusal(error)) return null;
-        if (asksForToken(error)) throw error;
+        if (isRefusal(error) || asksForToken(error)) throw error;
         await waitAfter(error);
       }
     }
