@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -20,12 +21,13 @@ from shared_worker.device import Device, find_device
 from tests.conftest import eventually
 from tests.fakes import make_params
 from tests.models.tiny import psnr_db
-from tests.pretended import PRETENDED
+from tests.pretended import PRETENDED, pretended_device
 from worker import compiler as module
 from worker.compiler import CompilerProcess
 from worker.engine.compiling import Compiled, Compiling
 from worker.engine.denoiser import Denoiser
 from worker.engine.shapes import Shapes
+from worker.models.base import Model
 from worker.models.checkpoint import Checkpoint
 from worker.models.registry import identify
 
@@ -218,6 +220,90 @@ def test_a_worker_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> Non
             return True
 
     eventually(gone, within_s=120)
+
+
+@pytest.mark.parametrize("mode", module.OPTIONS)
+def test_what_is_loaded_starts_no_processes_and_only_graphs_need_a_copy(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[object] = []
+    output = torch.ones(1)
+
+    def load(file: Any) -> Any:
+        config = torch._inductor.config
+        happened.extend((config.compile_threads, config.triton.cudagraphs))
+        return lambda *inputs: output
+
+    monkeypatch.setattr(torch.compiler, "load_compiled_function", load)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: happened.append("marked"))
+    same = module._loaded(b"", module.OPTIONS[mode])(cast(Any, None), *inputs(1)) is output
+    graphs = mode == "reduce-overhead"
+    assert (same, happened) == (not graphs, [1, graphs, *(["marked"] if graphs else [])])
+
+
+def test_torch_that_keeps_its_compiler_off_is_told_to_use_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._dynamo.config
+
+    monkeypatch.setattr(torch._dynamo.config, "enable_aot_compile", False)  # as it is in torch 2.11
+    compiled = module._compiled(cast(Model, Convolution(seed=0)), shapes(5), {"compile_threads": 1})
+    model, asked = Convolution(seed=1), inputs(5)
+    with torch.inference_mode():
+        output = module._loaded(compiled, {})(cast(Model, model), *asked)
+        assert torch.allclose(output, model.predict(*asked), atol=1e-3)
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes of what is called in a compiler's place, where nothing is compiled."""
+    seen: list[tuple[int, ...]] = []
+
+    class Saved:
+        def aot_compile(self, example: Any) -> Saved:
+            return self
+
+        def save_compiled_function(self, file: str) -> None:
+            Path(file).write_bytes(b"saved")
+
+        def __call__(self, model: Any, latents: torch.Tensor, *others: Any) -> None:
+            seen.append(tuple(latents.shape))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "compile", lambda *given, **options: Saved())
+    return seen
+
+
+def test_what_is_compiled_is_called_once_where_memory_does(called: list[tuple[int, ...]]) -> None:
+    assert module._compiled(cast(Model, Convolution(seed=0)), shapes(2), {}) == b"saved"
+    assert called == [(2, 4, 8, 8)]
+
+
+def test_on_a_gpu_that_call_leaves_the_worker_half_of_what_is_free(
+    called: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: limits.append(fraction))
+    with pretended_device() as device:
+        model = Convolution(seed=0)
+        model.device = torch.device(device.torch_name)
+        assert module._compiled(cast(Model, model), shapes(2), {}) == b"saved"
+    assert called == [(2, 4, 8, 8)]
+    assert limits == [(2 + 60 / 2) / 80, 1.0]
+
+
+def test_it_is_compiled_on_the_workers_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(os, "nice", lambda more: 0)
+    monkeypatch.setattr(module, "_end_with_worker", lambda: None)
+    for device in (CPU, replace(PRETENDED, torch_name="cuda:1")):
+        ours, theirs = multiprocessing.Pipe()
+        with theirs:
+            monkeypatch.setattr(sys, "argv", ["compiler", str(os.dup(theirs.fileno()))])
+        ours.send((OneLayer(), device, {}, torch.get_num_threads()))
+        ours.close()
+        with pytest.raises(EOFError):
+            module.main()
+    assert chosen == ["cuda:1"]
 
 
 def to_compile(checkpoint: Checkpoint) -> Checkpoint:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,8 @@ BESIDE = 1.25
 ENDED = "the compiler's process has ended"
 NICE = 10
 """It gets a tenth of a core that the worker computes on all the time."""
-OPTIONS: dict[str, dict[str, Any]] = {"default": {}, "reduce-overhead": {"triton.cudagraphs": True}}
+GRAPHS = "triton.cudagraphs"
+OPTIONS: dict[str, dict[str, Any]] = {"default": {}, "reduce-overhead": {GRAPHS: True}}
 """What torch calls its modes."""
 
 
@@ -119,8 +121,10 @@ def _loaded(compiled: bytes, options: dict[str, Any]) -> Compiled:
     import torch
     import torch._inductor.config
 
-    with torch._inductor.config.patch(options):
-        fast = torch.compiler.load_compiled_function(io.BytesIO(compiled))
+    with torch._inductor.config.patch({**options, "compile_threads": 1}):  # with more it starts processes of its own
+        fast: Compiled = torch.compiler.load_compiled_function(io.BytesIO(compiled))
+    if not options.get(GRAPHS):
+        return fast
 
     def call(model: Any, rows: Any, timesteps: Any, tensors: Any) -> Any:
         torch.compiler.cudagraph_mark_step_begin()
@@ -141,6 +145,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(threads)
+    if device.backend == "cuda":
+        torch.cuda.set_device(device.torch_name)  # compiled code names the current one, and loads on its like alone
     model: Model | None = None
     while True:
         shapes: Shapes = worker.recv()
@@ -161,13 +167,40 @@ def _compiled(model: Model, shapes: Shapes, options: dict[str, Any]) -> bytes:
     options = {**options, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
     # A process compiles many calls of one function, each for its own shapes.
     torch._dynamo.reset()
+    torch._dynamo.config.enable_aot_compile = True  # as it is by itself from torch 2.12 on
     with torch.inference_mode():
         compiler: Any = torch.compile(predict, fullgraph=True, dynamic=False, options=options)
         compiled = compiler.aot_compile(((model, *shapes.zeros(model.device)), {}))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "call"
         compiled.save_compiled_function(str(file))
-        return file.read_bytes()
+        answer = file.read_bytes()
+    _tune(compiled, model, shapes)
+    return answer
+
+
+def _tune(compiled: Compiled, model: Model, shapes: Shapes) -> None:
+    """Call it once: in the first call Triton times its kernels, and keeps in the cache which are fastest, where the
+    worker finds it when it loads what was compiled.
+
+    With half of the memory that is free, so that the worker does not lack it; where that is not enough, the worker
+    times them.
+    """
+    import torch
+
+    device, on_gpu = model.device, model.device.type == "cuda"
+    if on_gpu:
+        free, total = torch.cuda.mem_get_info(device)
+        most = torch.cuda.memory_reserved(device) + free // 2
+        torch.cuda.set_per_process_memory_fraction(most / total, device)
+    try:
+        with torch.inference_mode(), suppress(torch.OutOfMemoryError):
+            compiled(model, *shapes.zeros(device))
+    finally:
+        if on_gpu:
+            torch._dynamo.reset()  # CUDA graphs keep their memory until then
+            torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def _end_with_worker() -> None:
