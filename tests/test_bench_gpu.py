@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image as Pictures
 
 from benches.speed.arms import pipeline
 from benches.speed.bench import Bench
 from benches.speed.claims import claims_of
-from benches.speed.engine import arms, exact_gpu, gpu, sd15_gpu, sdxl_gpu
+from benches.speed.engine import arms, exact_gpu, gpu, rate, sd15_gpu, sdxl_gpu
 from benches.speed.engine.arms import Compiled
+from benches.speed.engine.rig import EngineRig
 from benches.speed.outcome import NotMeasured
 from shared_worker.device import find_device
 from tests.models.test_sd import one_thread
@@ -92,7 +97,9 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[InstantCompiler]
     return choose
 
 
-def test_a_gpus_row_is_measured_with_every_arm(compiler: Callable[[Any], None]) -> None:
+def test_a_gpus_row_is_measured_with_every_arm(
+    compiler: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     compiler(InstantCompiler)
     outcome = gpu.compare(BENCH, SIZES["SDXL"])
     assert set(outcome.figures) == {claim.key for claim in claims_of(13)}
@@ -100,6 +107,9 @@ def test_a_gpus_row_is_measured_with_every_arm(compiler: Callable[[Any], None]) 
     images, shares, first = outcome.groups
     assert list(images.bars) == list(shares.bars) == ["B0", "B1, compiled", "engine", "engine, compiled"]
     assert list(first.bars) == ["B0", "B1, compiled", "engine, compiled"]
+    told = capsys.readouterr().err
+    for one in ("matrices at", "the first picture by B0", *(f"round 1 of 1: {name} " for name in images.bars)):
+        assert f"row 13: {one}" in told, "a run that is broken off leaves something"
 
 
 def test_where_nothing_is_compiled_the_figures_are_the_eager_engines(compiler: Callable[[Any], None]) -> None:
@@ -135,7 +145,7 @@ def test_an_engine_has_settled_once_its_calls_are_compiled(tmp_path: Any, compil
     compiler(InstantCompiler)
     size = replace(SIZES["SD 1.5"], steps=LEAST_CALLS)
     checkpoint = size.write_and_identify(tmp_path / "model", "cpu")
-    with Compiled(checkpoint, find_device("cpu"), max_rows=2) as arm:
+    with Compiled(checkpoint, find_device("cpu"), max_rows=2, rows_under_way=2) as arm:
         with pytest.raises(NotMeasured, match="within 0 s"):
             arm.settle(size.jobs(), clients=1, within_s=0)
         assert arm.settle(size.jobs(), clients=1, within_s=60) > 0
@@ -144,7 +154,8 @@ def test_an_engine_has_settled_once_its_calls_are_compiled(tmp_path: Any, compil
 def settled_engine(tmp_path: Any) -> Any:
     """An engine for up to four jobs of as many steps as make a call worth compiling, and its jobs."""
     size = replace(SIZES["SD 1.5"], steps=LEAST_CALLS)
-    return Compiled(size.write_and_identify(tmp_path / "model", "cpu"), find_device("cpu"), max_rows=8), size.jobs()
+    checkpoint = size.write_and_identify(tmp_path / "model", "cpu")
+    return Compiled(checkpoint, find_device("cpu"), max_rows=8, rows_under_way=8), size.jobs()
 
 
 def test_nothing_more_is_compiled_once_an_engine_has_settled(tmp_path: Any, compiler: Callable[[Any], None]) -> None:
@@ -207,6 +218,47 @@ def test_a_round_is_drawn_before_those_that_are_kept() -> None:
     rates = gpu._rates(arms, iter(()), replace(sdxl_gpu.WHOLE, rounds=2, each=4))
     assert asked == [("engine", 4), *[("B0", 1), ("engine", 4)] * 2]
     assert rates == {"B0": [2.0, 4.0], "engine": [3.0, 5.0]}
+
+
+def test_one_thread_draws_all_of_b0s_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    drew: list[int] = []
+
+    def draw(stock: Any, jobs: Any) -> list[Any]:
+        drew.append(threading.get_ident())
+        return [Pictures.new("RGB", (8, 8))]
+
+    monkeypatch.setattr(arms, "draw", draw)
+    b0, jobs = arms.B0(None), SIZES["SD 1.5"].jobs()
+    for clients, each in ((1, 1), (3, 2), (1, 1)):
+        b0.images_per_s(jobs, clients=clients, each=each)
+    assert len(drew) == 8
+    assert len(set(drew)) == 1
+
+
+def test_a_calls_rows_are_half_of_those_under_way(
+    compiler: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Noted(EngineRig):
+        def __init__(self, *given: Any, max_rows: int, rows_under_way: int, **more: Any) -> None:
+            super().__init__(*given, max_rows=max_rows, rows_under_way=rows_under_way, **more)
+            core = self._engine._core
+            seen.append((core._rows.usual, core._rows_under_way))
+
+    compiler(InstantCompiler)
+    for module in (gpu, arms):
+        monkeypatch.setattr(module, "EngineRig", Noted)
+    gpu.compare(BENCH, replace(SIZES["SD 1.5"], clients=4))
+    assert seen == [(4, 8), (4, 8)], "the engine's and the compiled engine's"
+
+
+def test_a_matrix_rate_is_that_of_a_warm_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(rate, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    done: list[None] = []
+    assert rate.timed_s(lambda: done.append(None), "cpu", rounds=5, warm=1, warm_s=30.0) == 1.0
+    assert len(done) == 1 + 10 + 5, "of three looks at the clock to a product"
 
 
 def test_no_prompt_comes_twice() -> None:

@@ -4,7 +4,6 @@ with its calls compiled as `--compile` has it."""
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,11 +42,15 @@ class Arm(Protocol):
 
 
 class B0:
-    """Clients are threads; one lock lets one after the other have the device. B1, if the pipeline is compiled."""
+    """Clients are threads; they have the device one after the other. B1, if the pipeline is compiled.
+
+    One thread draws for all of them: torch keeps plans of convolutions and attention by thread, and each new one would
+    make its own.
+    """
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
-        self._lock = threading.Lock()
+        self._drawing = ThreadPoolExecutor(1)
 
     def images_per_s(self, jobs: Iterator[Job], *, clients: int, each: int) -> float:
         """As `Arm` has it."""
@@ -58,8 +61,7 @@ class B0:
         return len(answers) / (time.perf_counter() - began)
 
     def _answer(self, job: Job) -> str:
-        with self._lock:
-            image = draw(self._pipeline, [job])[0]
+        (image,) = self._drawing.submit(draw, self._pipeline, [job]).result()
         return json.dumps({"image": as_base64_png(image)})
 
 
@@ -131,13 +133,13 @@ class Compiled:
     `settle` draws until calls are compiled; from the first of them on nothing more is. `rows` are theirs.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: Device, *, max_rows: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: Device, *, max_rows: int, rows_under_way: int) -> None:
         checkpoint = replace(checkpoint, facts=replace(checkpoint.facts, compile=MODE))
         self._compiler = UntilShut(CompilerProcess(checkpoint, device, MODE))
         self._first_at: float | None = None
         self._failed_once = False
         compiling = Compiling(self._compiler, on_call=self._called, on_failed=self._failed)
-        self._rig = EngineRig(checkpoint, device, max_rows=max_rows, compiling=compiling)
+        self._rig = EngineRig(checkpoint, device, max_rows=max_rows, rows_under_way=rows_under_way, compiling=compiling)
 
     def __enter__(self) -> Self:
         self._rig.__enter__()

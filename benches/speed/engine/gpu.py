@@ -6,6 +6,7 @@ at the matrix rate of the same run.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from benches.speed.arms import pipeline
 from benches.speed.bench import Bench
 from benches.speed.claims import claims_of
 from benches.speed.engine.arms import B0, Arm, Compiled, Ours, first_line
-from benches.speed.engine.rate import SIDE, matrix_tflops
+from benches.speed.engine.rate import SIDE, WARM_S, matrix_tflops
 from benches.speed.engine.rig import EngineRig
 from benches.speed.engine.synthetic import Widths
 from benches.speed.job import Job, stream_of_jobs
@@ -34,7 +35,7 @@ DTYPE = "bfloat16"
 SAMPLER = "dpmpp_2m"
 GUIDANCE_SCALE = 7
 STEPS = 20
-SETTLED_WITHIN_S = 210.0
+SETTLED_WITHIN_S = 150.0
 """A row should take no more than about eight minutes."""
 PLAIN, PLAIN_COMPILED, EAGER, COMPILED = "B0", "B1, compiled", "engine", "engine, compiled"
 SERIAL = (PLAIN, PLAIN_COMPILED)
@@ -59,6 +60,7 @@ class Size:
     each: int
     steps: int = STEPS
     matrix_side: int = SIDE
+    warm_s: float = WARM_S
 
     @property
     def image_tflop(self) -> float:
@@ -67,7 +69,9 @@ class Size:
 
     def quick(self, widths: Widths) -> Size:
         """For a run that only shows that it runs."""
-        return replace(self, widths=widths, side_px=128, clients=2, rounds=1, each=2, steps=4, matrix_side=512)
+        return replace(
+            self, widths=widths, side_px=128, clients=2, rounds=1, each=2, steps=4, matrix_side=512, warm_s=0
+        )
 
     def jobs(self) -> Iterator[Job]:
         """Without end, and no prompt twice: the engine keeps encodings of those that it knows."""
@@ -84,7 +88,8 @@ class Size:
 def compare(bench: Bench, size: Size) -> Outcome:
     """All arms in turns, each with `size.clients` closed loops, once every arm is warm.
 
-    The figures are those of the engine compiled, where that is faster: it is one flag of the worker.
+    The figures are those of the engine compiled, where that is faster: it is one flag of the worker. A job has two
+    rows; in both engines a call takes half of those under way, so that hardly one has to be padded.
     """
     device, jobs, clients = find_device(bench.backend), size.jobs(), size.clients
     notes: list[str] = []
@@ -93,8 +98,10 @@ def compare(bench: Bench, size: Size) -> Outcome:
     with ExitStack() as until_the_end:
         folder = Path(until_the_end.enter_context(tempfile.TemporaryDirectory())) / "model"
         checkpoint = size.write_and_identify(folder, device.torch_name)
-        tflops = matrix_tflops(device.torch_name, getattr(torch, DTYPE), side=size.matrix_side)
-        stock = pipeline.load(folder, kind=size.kind, device=device.torch_name, dtype=getattr(torch, DTYPE))
+        dtype = getattr(torch, DTYPE)
+        tflops = matrix_tflops(device.torch_name, dtype, side=size.matrix_side, warm_s=size.warm_s)
+        _tell(size, f"matrices at {tflops:.0f} TFLOP/s")
+        stock = pipeline.load(folder, kind=size.kind, device=device.torch_name, dtype=dtype)
         arms: dict[str, Arm] = {PLAIN: B0(stock)}
         cold[PLAIN] = 1 / arms[PLAIN].images_per_s(jobs, clients=1, each=1)
         try:
@@ -104,16 +111,20 @@ def compare(bench: Bench, size: Size) -> Outcome:
         except Exception as error:  # a compiler may raise anything, and takes no other arm along
             missing["b1"] = f"B1 broke off: {type(error).__name__}: {first_line(error)}"
             notes.append(missing["b1"])
-        arms[EAGER] = Ours(until_the_end.enter_context(EngineRig(checkpoint, device, max_rows=2 * clients)))
+        _tell(size, "; ".join(f"the first picture by {name} took {seconds:.1f} s" for name, seconds in cold.items()))
+        eager = EngineRig(checkpoint, device, max_rows=clients, rows_under_way=2 * clients)
+        arms[EAGER] = Ours(until_the_end.enter_context(eager))
         try:
             with ExitStack() as unless_it_settles:  # or it would go on compiling beside the others
-                compiled = unless_it_settles.enter_context(Compiled(checkpoint, device, max_rows=2 * clients))
+                compiled = Compiled(checkpoint, device, max_rows=clients, rows_under_way=2 * clients)
+                unless_it_settles.enter_context(compiled)
                 cold[COMPILED] = compiled.settle(jobs, clients=clients, within_s=SETTLED_WITHIN_S)
                 until_the_end.enter_context(unless_it_settles.pop_all())
             arms[COMPILED] = compiled
             notes.append(f"compiled are the engine's calls of {', '.join(map(str, compiled.rows))} rows")
         except NotMeasured as reason:
             notes.append(f"the engine compiled was not measured: {reason}")
+        _tell(size, notes[-1])
         rates = _rates(arms, jobs, size)
     ours = max((name for name in (EAGER, COMPILED) if name in rates), key=lambda name: middle(rates[name]).value)
     limit = tflops / size.image_tflop
@@ -146,7 +157,13 @@ def _rates(arms: Mapping[str, Arm], jobs: Iterator[Job], size: Size) -> dict[str
                 continue
             if count:
                 rates[name].append(rate)
+                _tell(size, f"round {count} of {size.rounds}: {name} {rate:.3g} images/s")
     return rates
+
+
+def _tell(size: Size, told: str) -> None:
+    """At once, so that a run that is broken off leaves something."""
+    print(f"row {size.row}: {told}", file=sys.stderr, flush=True)
 
 
 def _claimed(row: int, told: Mapping[str, T]) -> dict[str, T]:

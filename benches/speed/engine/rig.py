@@ -43,8 +43,9 @@ class SilentMeter:
 class EngineRig:
     """An engine over a checkpoint on a device; `wrap` may put something around the model. Used by one thread.
 
-    In exact numerics if `exact`, with `compiling` as the worker that compiles. `keep_images` is given every job's
-    pictures, and `meter` what is measured, on threads of the engine's.
+    A call has `max_rows`; jobs are taken up to `rows_under_way`, as many if that is not given. In exact numerics if
+    `exact`, with `compiling` as the worker that compiles. `keep_images` is given every job's pictures, and `meter` what
+    is measured, on threads of the engine's.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class EngineRig:
         device: Device,
         *,
         max_rows: int,
+        rows_under_way: int | None = None,
         wrap: Callable[[Model], Model] = lambda model: model,
         exact: bool = False,
         compiling: Compiling | None = None,
@@ -73,7 +75,7 @@ class EngineRig:
             meter or SilentMeter(),
             model_id=checkpoint.facts.id,
             rows=RowLimit(max_rows),
-            rows_under_way=max_rows,
+            rows_under_way=rows_under_way or max_rows,
             keep_images=keep_images,
             on_ready=lambda: self._ended.put(None),
             on_stop=lambda reason: self._ended.put(reason) if reason else None,
