@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from shared_worker.device import find_device
+from tests.models import families
 from tests.models.test_sd import one_thread
-from tests.models.tiny import psnr_db
-from worker.models.registry import BUILTIN
+from tests.models.tiny import psnr_db, write_tiny
+from worker.engine.sampling import SAMPLERS
+from worker.models.registry import BUILTIN, identify
+from worker.models.schedulers import SCHEDULERS
 from worker.models.vae import Vae
 
 __all__ = ["one_thread"]
@@ -63,6 +69,18 @@ def test_what_is_decoded_precisely_is_not_rounded_to_tf32(
     hook.remove()
     assert during == [not precise]
     assert torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("write", [write_tiny, families.write_sd3, families.write_flux])
+def test_half_precision_is_kept_where_the_familys_pipelines_keep_it(
+    write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    checkpoint = identify(str(write(tmp_path / "tiny")), dtype="float16", samplers=(*SAMPLERS, *SCHEDULERS))
+    model: Any = checkpoint.load(find_device("cpu"), lambda share: None)
+    assert model._vae._vae.config.force_upcast, "which diffusers says of every one"
+    mean, _ = model.encode(torch.zeros(1, 3, 32, 32))
+    assert model.decode(mean).dtype == torch.float16
+    assert model.decode(mean, precise=True).dtype == torch.float32
 
 
 def test_a_cast_that_breaks_off_leaves_no_mixture(

@@ -35,6 +35,8 @@ PARTS = {
 class StableDiffusion:
     """The four parts of a checkpoint, on one device."""
 
+    _vae_may_overflow = False
+
     def __init__(
         self,
         checkpoint: Checkpoint,
@@ -53,7 +55,7 @@ class StableDiffusion:
         self._prompts = ClipEncoder(tokenizer, text_encoder, self._hidden, embeddings=checkpoint.embeddings)
         self._unet = unet
         self.adapters = self._adapters(checkpoint, text_encoder=text_encoder)
-        self._vae = Vae(vae, self.dtype)
+        self._vae = Vae(vae, self.dtype, may_overflow=self._vae_may_overflow)
         self._guidance_width = int(unet.config.time_cond_proj_dim or 0)
         """Of the guidance scale as an input, for those that were distilled with it; else 0."""
         self._controls = ControlNets(

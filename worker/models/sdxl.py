@@ -36,6 +36,8 @@ PARTS = {
 class StableDiffusionXL(StableDiffusion):
     """The parts of a checkpoint, on one device."""
 
+    _vae_may_overflow = True
+
     def __init__(
         self,
         checkpoint: Checkpoint,

@@ -21,12 +21,24 @@ once. Larger pictures go through the VAE in tiles, which sees a little less of t
 
 class Vae:
     """Kept in `dtype`; in fp32 for as long as a call needs that. Pictures above `tiled_above_px` pixels go through it
-    in overlapping tiles, by diffusers, so that memory is bounded."""
+    in overlapping tiles, by diffusers, so that memory is bounded.
 
-    def __init__(self, vae: AutoencoderKL, dtype: torch.dtype, tiled_above_px: int = TILED_ABOVE_PX) -> None:
+    `may_overflow` says that the family's pipelines look at `force_upcast`, which diffusers sets where nobody does.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        dtype: torch.dtype,
+        tiled_above_px: int = TILED_ABOVE_PX,
+        *,
+        may_overflow: bool = False,
+    ) -> None:
         self._vae = vae
         self._tiled_above_px = tiled_above_px
         self._dtype = dtype
+        overflows = may_overflow and dtype == torch.float16 and bool(vae.config.force_upcast)
+        self._safe_dtype = torch.float32 if overflows else dtype
         self.channels = int(vae.config.latent_channels)
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
         """Pixels along the side of a place of the latent."""
@@ -52,11 +64,6 @@ class Vae:
         with exactly, self._in(torch.float32 if precise else self._safe_dtype, pixels) as vae:
             scaled = latents / self._scale.to(latents.device) + self._shift.to(latents.device)
             return cast(torch.Tensor, vae.decode(scaled.to(vae.dtype), return_dict=False)[0])
-
-    @property
-    def _safe_dtype(self) -> torch.dtype:
-        overflows = self._dtype == torch.float16 and bool(self._vae.config.force_upcast)
-        return torch.float32 if overflows else self._dtype
 
     @contextmanager
     def _in(self, dtype: torch.dtype, pixels: int) -> Iterator[AutoencoderKL]:
