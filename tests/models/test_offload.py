@@ -23,6 +23,7 @@ from tests.models.safety import NEVER, write_safety_checker
 from tests.models.test_sd import one_thread
 from tests.models.tiny import half_mask, job, scene
 from tests.models.upscalers import files
+from tests.pretended import pretended_device
 from worker.engine.denoiser import Denoiser
 from worker.errors import ConfigurationError, ModelUnusable
 from worker.jobs.facts import ModelFacts
@@ -157,6 +158,49 @@ def test_what_is_let_go_of_is_gone_at_once() -> None:
     again = offload.place("net", Part("net", moves), "cuda:0", beside="unet")
     again(x)
     assert moves[2:] == [("vae", "cpu"), ("net", "cuda:0")]
+
+
+class Tied(torch.nn.Module):
+    """Two layers of one weight, and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        self.other.weight = self.one.weight
+        self.register_buffer("scale", torch.ones(2))
+        self.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.other(self.one(x)) * self.scale  # type: ignore[no-any-return, operator]
+
+
+def told(part: torch.nn.Module) -> dict[str, tuple[str, torch.dtype, int]]:
+    tensors = {**part.state_dict(), "the same": part.other.weight}  # type: ignore[union-attr]
+    return {name: (tensor.device.type, tensor.dtype, tensor.data_ptr()) for name, tensor in tensors.items()}
+
+
+@torch.inference_mode()
+def test_weights_come_back_without_being_copied() -> None:
+    with torch.inference_mode(False):
+        tied, other, x = Tied(), torch.nn.Linear(2, 2), torch.ones(1, 2)
+        read = tied.one.weight.data_ptr()
+    expected = tied(x)
+    with pretended_device() as device:
+        offload = Offload()
+        offload.place("tied", tied, device.torch_name)
+        offload.place("other", other, device.torch_name)
+        kept = told(tied)
+        assert kept["one.weight"][2] != read, "not where a file may be mapped"
+        for dtype in (torch.float32, torch.float16):
+            drawn = tied(x.to(device.torch_name)).cpu()
+            assert torch.equal(drawn, expected)
+            assert {one.device.type for one in (*tied.parameters(), *tied.buffers())} == {"cuda"}
+            tied.to(dtype)  # as a VAE is, and breaks off
+            other(x.to(device.torch_name))
+            assert told(tied) == kept
+    del tied
+    gc.collect()
+    assert len(offload._kept) == 1, "of what is let go of nothing is"
 
 
 def test_it_is_told_what_is_moved(caplog: pytest.LogCaptureFixture) -> None:
