@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from shared_worker.device import find_device
+from shared_worker.device import Device, find_device
 from tests.models.layers import in_two_places, made
 from tests.models.tiny import write_tiny
 from worker.models.packing import PackedConv2d, PackedLinear, PackedPointwise, lay_out
@@ -156,6 +156,21 @@ def test_a_model_on_the_cpu_is_packed_where_nothing_else_wants_its_weights(
     kinds = {PackedLinear, PackedConv2d, PackedPointwise}
     for part in (model._unet, model._vae._vae, model._text_encoder):  # type: ignore[attr-defined]
         assert bool(kinds & {type(layer) for layer in part.modules()}) is packed
+
+
+@pytest.mark.parametrize("compile", [None, "default"])
+def test_elsewhere_only_what_is_compiled_is_laid_out_and_never_packed(compile: str | None) -> None:
+    checkpoint = identify("builtin", dtype="float32", samplers=("dpmpp_2m",))
+    checkpoint = replace(checkpoint, facts=replace(checkpoint.facts, compile=compile))
+    model: Any = checkpoint.load(Device("cuda", "cpu:0", "a device that is the CPU"), lambda share: None)
+
+    def channels_last(part: nn.Module) -> set[bool]:
+        found = [layer for layer in part.modules() if type(layer) is nn.Conv2d and layer.kernel_size == (3, 3)]
+        assert found
+        return {layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in found}
+
+    assert channels_last(model._unet) == {compile is not None}
+    assert channels_last(model._vae._vae) == {False}, "which is never compiled"
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="only Linux tells what is mapped")

@@ -95,16 +95,18 @@ class PackedPointwise(_Packed, nn.Conv2d):
         return output.permute(0, 3, 1, 2)
 
 
-def lay_out(module: Any, backend: str = CPU, *, packed: bool = True) -> Any:
+def lay_out(module: Any, backend: str = CPU, *, packed: bool = True, compiled: bool = False) -> Any:
     """The module itself, with its linear layers and convolutions `packed` where that pays: on a processor with
     AVX-512, in dtypes that it has kernels for. With AVX2 its convolutions are unfolded instead. With either, those
     that stand behind a doubling of pixels are made one with it. All others become channels_last, which costs them
-    less; so do all where `packed` is false, for whoever reads layers. Nothing changes for another `backend`.
+    less; so do all where `packed` is false, for whoever reads layers. For another `backend` nothing changes, but where
+    the module is `compiled`: then convolutions become channels_last, which compiled calls would make of them each time.
 
     Packed weights have no elements that could be read: they are called, and moved by `to`, and nothing else.
     """
-    if backend != CPU:
+    if backend != CPU and not compiled:
         return module
+    packed = packed and backend == CPU
     any_packed = False
     for layer in module.modules():
         if packed:

@@ -45,7 +45,8 @@ def load_parts(
                 loaded[name] = load_tokenizer(checkpoint, name, cls)
                 continue
             part = load_part(checkpoint, name, cls)
-            lay_out(part, device.backend, packed=checkpoint.packed)
+            compiled = checkpoint.facts.compile is not None and name == checkpoint.family.denoiser
+            lay_out(part, device.backend, packed=checkpoint.packed, compiled=compiled)
             cast_layers(name, part, checkpoint.facts.weights_dtype)
             loaded[name] = checkpoint.placement.place(name, part, device.torch_name)
             report(0.05 + 0.95 * count / len(classes))
