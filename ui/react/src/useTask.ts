@@ -1,10 +1,13 @@
 /** Posts jobs of one task and follows the newest. The three public hooks differ in what they ask for alone. */
 
-import { hasEnded, JobWatch, type Job, type JobRequest, type JobState } from "@sd-worker/sdk";
+import { hasEnded, JobWatch, randomKey, WorkerError, type Job, type JobRequest, type JobState } from "@sd-worker/sdk";
 import { useCallback, useEffect, useRef, useState } from "react";
 
 import { useClient } from "./context.ts";
 import { useJobWatch } from "./useJobWatch.ts";
+
+/** How long a post without an answer is tried again, to cancel what it may have made. */
+const WITHDRAW_MS = 10_000;
 
 export interface TaskRun<Request> {
   /**
@@ -28,8 +31,8 @@ export function useTask<Request extends Omit<JobRequest, "task">>(task: NonNulla
   const [posting, setPosting] = useState(false);
   const [error, setError] = useState<Error | null>(null);
   const left = useRef(false);
-  /** The answer to the last call, while there is none. */
-  const awaited = useRef<Promise<Job> | null>(null);
+  /** The last post while it is not answered; `again` gives the same job, if it has arrived. */
+  const awaited = useRef<{ answer: Promise<Job>; again: () => Promise<Job> } | null>(null);
   const shown = useRef<JobWatch | null>(null);
   useEffect(() => {
     left.current = false;
@@ -42,11 +45,13 @@ export function useTask<Request extends Omit<JobRequest, "task">>(task: NonNulla
   const generate = useCallback(
     async (request: Request) => {
       // Leaving the page does not cut it off: nobody would know whether it had arrived, and so what to cancel.
-      const answer = client.submit({ ...request, task });
-      awaited.current = answer;
+      const idempotencyKey = randomKey();
+      const post = (patienceMs: number) => client.submit({ ...request, task }, { idempotencyKey, patienceMs });
+      const answer = post(0);
+      awaited.current = { answer, again: () => post(WITHDRAW_MS) };
       setPosting(true);
       setError(null);
-      const isLast = () => !left.current && awaited.current === answer;
+      const isLast = () => !left.current && awaited.current?.answer === answer;
       try {
         const posted = await answer;
         if (isLast()) setWatch((shown.current = new JobWatch(client, posted)));
@@ -66,7 +71,10 @@ export function useTask<Request extends Omit<JobRequest, "task">>(task: NonNulla
   const job = useJobWatch(watch);
   const cancel = useCallback(async () => {
     if (awaited.current === null) return shown.current?.cancel();
-    const posted = await awaited.current.catch(() => null); // where it is refused, there is nothing to cancel
+    const { answer, again } = awaited.current;
+    const posted = await answer
+      .catch((error: unknown) => (error instanceof WorkerError ? null : again())) // it may have arrived all the same
+      .catch(() => null); // refused, or the worker cannot be reached: there is nothing to cancel
     if (posted) await client.cancel(posted.job_id);
   }, [client]);
   return { generate, cancel, job, busy: posting || (job !== null && !hasEnded(job.status)), error };

@@ -93,6 +93,34 @@ test("cancel while a job is being posted holds when the page is left", async () 
   await vi.waitFor(async () => expect((await client.job(id)).status).toBe("cancelled"), 10_000);
 });
 
+test("cancel while a job is being posted holds though the answer is lost", async () => {
+  const ids: string[] = [];
+  let lose = () => {};
+  const lost = new Promise<void>((resolve) => (lose = resolve));
+  const losing = new Client({
+    baseUrl: inject("open"),
+    fetch: async (url, init) => {
+      const answer = await fetch(url, init);
+      if (init?.method !== "POST") return answer;
+      ids.push(((await answer.clone().json()) as { job_id: string }).job_id);
+      if (ids.length > 1) return answer;
+      await lost;
+      throw new TypeError("network error");
+    },
+  });
+  const hook = renderHook(useTextToImage, (children) => createElement(WorkerProvider, { client: losing }, children));
+  const { generate, cancel } = await hook.until(() => true);
+  const posted = generate({ ...RED, steps: 150 });
+  await vi.waitFor(() => expect(ids).toHaveLength(1), 10_000);
+  const cancelled = cancel();
+  lose();
+  expect(await posted).toBeNull();
+  await cancelled;
+  expect(ids[1]).toBe(ids[0]);
+  await vi.waitFor(async () => expect((await client.job(ids[0]!)).status).toBe("cancelled"), 10_000);
+  hook.unmount();
+});
+
 test("of calls that overlap the last one is followed, whichever is answered first", async () => {
   const { client, letGo } = holding();
   const hook = renderHook(useTextToImage, (children) => createElement(WorkerProvider, { client }, children));
