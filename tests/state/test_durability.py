@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import httpx
+
+from tests.conftest import eventually
 from tests.process import WorkerProcess
-from tests.serving import ENDINGS
+from tests.serving import ENDINGS, WAIT_S
 
 
 def test_after_a_kill_everything_accepted_is_there_and_goes_on(tmp_path: Path) -> None:
@@ -88,6 +92,30 @@ def test_a_drain_leaves_what_it_cannot_finish_and_its_readers_come_back(tmp_path
             assert seen[job_id] == list(range(1, len(seen[job_id]) + 1)), "no gap, no repeat"
             assert worker.job(job_id)["status"] == "completed"
         assert worker.job(jobs[0])["attempt"] == 4
+
+
+def test_a_drain_leaves_nothing_that_a_client_of_another_api_was_refused(tmp_path: Path) -> None:
+    with WorkerProcess(tmp_path, step_s=0.1) as worker, concurrent.futures.ThreadPoolExecutor(3) as pool:
+
+        def ask(stream: bool) -> httpx.Response:
+            body = {"prompt": "x", "num_inference_steps": 150, "stream": stream}
+            address = f"http://127.0.0.1:{worker.port}/v1/images/generations"
+            return httpx.post(address, json=body, timeout=WAIT_S, trust_env=False)
+
+        asked = [pool.submit(ask, stream) for stream in (False, True)]
+        eventually(lambda: len(worker.client.get("/v1/jobs").json()["jobs"]) == 2)
+        left = [worker.post(steps=150)["job_id"] for _ in range(8)]  # of whom the last has to wait
+        asked.append(pool.submit(ask, False))
+        eventually(lambda: len(worker.client.get("/v1/jobs").json()["jobs"]) == 11)
+        refused = [job["job_id"] for job in worker.client.get("/v1/jobs").json()["jobs"] if job["job_id"] not in left]
+        worker.wait_for(refused[-1], "progress")
+        worker.terminate()
+        for status, answer in zip((503, 200, 503), (one.result() for one in asked), strict=True):
+            assert answer.status_code == status
+            assert '"code":"draining"' in answer.text
+        worker.start(step_s=0.001)
+        assert [worker.stream(job_id)[-1].data.get("reason") for job_id in refused] == ["shutdown"] * 3
+        assert {worker.stream(job_id)[-1].name for job_id in left} == {"completed"}
 
 
 def test_a_running_job_is_finished_within_the_drains_budget(tmp_path: Path) -> None:

@@ -34,12 +34,21 @@ async def until_ended(
                 await entries.aclose()
             tasks.cancel_scope.cancel()
     finally:
-        service.reader_left(job)
+        leave(service, job)
     if isinstance(ending, Completed):
         return ending
     if isinstance(ending, Ending) or job.log.closed:
         raise without_pictures(ending)
     raise ClientDisconnect
+
+
+def leave(service: JobService, job: Job) -> None:
+    """Tell that whoever waited for the job's pictures does so no more. Nobody can come back for them to the next
+    process, so none is left to it."""
+    if job.log.closed and not job.ended:
+        service.cancel(job.id, CancelReason.SHUTDOWN)
+    else:
+        service.reader_left(job)
 
 
 def without_pictures(last: Event | None) -> errors.RequestError:
@@ -51,8 +60,8 @@ def without_pictures(last: Event | None) -> errors.RequestError:
             return errors.JobTimedOut()
         case Cancelled(CancelReason.REQUESTED | CancelReason.DISCONNECTED):
             return errors.JobCancelled()
-        case _:  # ended by the shutdown, or left for the next process
-            return errors.Draining()
+        case _:  # ended by the shutdown
+            return errors.Draining("The worker is shutting down; the job ended without its pictures")
 
 
 async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-import anyio
 from anyio.lowlevel import checkpoint
 from fastapi import APIRouter, Request
 from sse_starlette import EventSourceResponse
@@ -62,19 +62,18 @@ def router(service: JobService, metrics: Metrics, times: StreamTimes) -> APIRout
             return Response(status_code=204)
         # Ahead of a log that goes on, since a disk lost what was told: what is still to come shall come.
         events = _events(job, min(after, job.log.last_id), _writer(request))
-        return EventStream(events, service, job, metrics, times)
+        return EventStream(events, functools.partial(service.reader_left, job), metrics, times)
 
     return routes
 
 
 class EventStream(EventSourceResponse):
-    """A job's Server-Sent Events, already as bytes, for one reader; the last one that leaves may take the job along."""
+    """A job's Server-Sent Events, already as bytes, for one reader; `left` is called when it leaves."""
 
     def __init__(
         self,
         events: AsyncIterator[bytes],
-        service: JobService,
-        job: Job,
+        left: Callable[[], None],
         metrics: Metrics,
         times: StreamTimes,
         headers: dict[str, str] | None = None,
@@ -84,11 +83,9 @@ class EventStream(EventSourceResponse):
             headers=headers,
             ping=times.ping_s,
             sep=LINE_END,
-            shutdown_event=anyio.Event(),
             shutdown_grace_period=times.grace_s,
         )
-        self._service = service
-        self._job = job
+        self._left = left
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,7 +101,7 @@ class EventStream(EventSourceResponse):
             await super().__call__(scope, receive, send_while_open)
         finally:
             self._metrics.streams.dec()
-            self._service.reader_left(self._job)
+            self._left()
 
 
 async def _events(job: Job, after: int, write: Callable[[bytes], bool]) -> AsyncIterator[bytes]:

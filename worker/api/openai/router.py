@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from worker.api.body import field_faults, load_json, read_body
 from worker.api.document import GENERATION_EXAMPLES
-from worker.api.ending import until_ended
+from worker.api.ending import leave, until_ended
 from worker.api.masks import white_where_transparent
 from worker.api.openai.bodies import NO_SUCH_MODEL, ImageRequest, as_params, names_model
 from worker.api.openai.edits import openapi_edit, read_edit
@@ -46,7 +46,8 @@ def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: Stre
         job, _ = service.submit(params, trace_id=trace_id)
         headers = {"X-Request-Id": job.id} | passed_on
         if asked.stream:
-            return EventStream(frames(job, kind, asked), service, job, metrics, times, headers)
+            left = functools.partial(leave, service, job)
+            return EventStream(frames(job, kind, asked), left, metrics, times, headers)
         done = await until_ended(service, job, request.receive)
         return JSONResponse(pictures_json(job, done, asked, str(request.base_url).rstrip("/")), headers=headers)
 
