@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.serving import smaller
-from worker.api.masks import white_where_transparent
+from worker.api.masks import white_as_it_is, white_where_transparent
 from worker.errors import InvalidRequest
 
 LIMITS = smaller()
@@ -53,6 +53,13 @@ def test_every_kind_of_transparency_counts() -> None:
     palette.putpalette([0, 0, 0, 255, 255, 255])
     palette.paste(0, (0, 0, 2, 4))
     assert turned(encode(palette, transparency=0)).tolist() == [[255, 255, 0, 0]] * 4
+
+
+def test_a_mask_of_16_bits_is_scaled() -> None:
+    pixels = np.array([[0, 0x0200, 0x8000, 0xFFFF]], np.uint16)
+    encoded = white_as_it_is(encode(Image.fromarray(pixels)), LIMITS, inverted=False, blur_px=(0, 0))
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
+    assert mask.tolist() == [[0, 1, 127, 255]]
 
 
 def huge_png(side: int) -> str:

@@ -11,12 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from tests.fakes import FACTS, LIMITS
 from worker.api import pictures
 from worker.api.body import parse_job
+from worker.api.masks import white_as_it_is
 from worker.api.wire import params_json
+from worker.engine.pictures import read_pixels
 from worker.errors import BodyTooLarge, InvalidRequest
 from worker.jobs.params import JobParams, Task
 
@@ -96,6 +99,55 @@ def test_a_turned_picture_has_the_size_that_people_see() -> None:
     assert (asked.width, asked.height) == (64, 80)
     asked = parse(task="image-to-image", image=text(encoded(80, 64, "JPEG", exif=3)))
     assert (asked.width, asked.height) == (80, 64)
+
+
+XMP = '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+
+
+def redder_on_the_left(form: str, **options: Any) -> bytes:
+    picture, buffer = Image.new("RGB", (80, 64), "blue"), io.BytesIO()
+    picture.paste("red", (0, 0, 40, 64))
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def png_saying_behind_its_pixels(exif: Image.Exif) -> bytes:
+    data, chunks = redder_on_the_left("PNG", exif=exif), []
+    at = 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        chunks.append(data[at:end])
+        at = end
+    chunks.sort(key=lambda chunk: (chunk[4:8] == b"IEND", chunk[4:8] == b"eXIf"))
+    return data[:8] + b"".join(chunks)
+
+
+def turned_by_other_words() -> dict[str, bytes]:
+    """Pictures that Pillow turns by a quarter, though no EXIF says so before their pixels."""
+    exif, xmp, raw = Image.Exif(), PngInfo(), PngInfo()
+    exif[0x0112] = 6
+    xmp.add_itxt("XML:com.adobe.xmp", XMP)
+    raw.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes()):8}\n{exif.tobytes().hex()}\n")
+    return {
+        "PNG with XMP": redder_on_the_left("PNG", pnginfo=xmp),
+        "JPEG with XMP": redder_on_the_left("JPEG", xmp=XMP.encode()),
+        "WebP with XMP": redder_on_the_left("WEBP", xmp=XMP.encode()),
+        "PNG with a raw profile": redder_on_the_left("PNG", pnginfo=raw),
+        "PNG with late EXIF": png_saying_behind_its_pixels(exif),
+    }
+
+
+@pytest.mark.parametrize("data", turned_by_other_words().values(), ids=turned_by_other_words())
+def test_a_picture_is_turned_by_what_its_size_was_read_with_and_by_nothing_else(data: bytes) -> None:
+    assert ImageOps.exif_transpose(Image.open(io.BytesIO(data))).size == (64, 80)
+    asked = parse(task="inpainting", image=text(data), mask=text(data))
+    assert asked.image is not None
+    assert (asked.width, asked.height, asked.image.width, asked.image.height) == (80, 64, 80, 64)
+    pixels = read_pixels(asked.image, 80, 64)
+    assert (pixels[:, :32, 0] > 200).all()
+    assert (pixels[:, 48:, 2] > 200).all()
+    mask = Image.open(io.BytesIO(base64.b64decode(white_as_it_is(text(data), LIMITS, inverted=False, blur_px=(0, 0)))))
+    assert mask.size == (80, 64)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def white_as_it_is(encoded: str, limits: Limits, *, inverted: bool, blur_px: tup
     opened = _opened(encoded, limits)
     mask = _opacity(opened)
     if mask.getextrema() == (255, 255):
-        mask = opened.convert("L")
+        # of 16 bits a pixel Pillow would clip what it should scale
+        mask = (opened.point(lambda value: value / 257) if opened.mode.startswith("I") else opened).convert("L")
     if inverted:
         mask = ImageOps.invert(mask)
     if any(blur_px):
@@ -50,7 +51,10 @@ def _opened(encoded: str, limits: Limits) -> PillowImage.Image:
         raise _fault(str(unreadable)) from None
     try:
         mask = PillowImage.open(io.BytesIO(picture.data), formats=FORMATS)
+        known = dict(mask.info)
         mask.load()
+        # Turned by the EXIF before its pixels and nothing else, as the engine turns the picture.
+        mask.info = {name: known[name] for name in known if name in ("exif", "transparency")}
         return ImageOps.exif_transpose(mask)
     except Exception:  # whatever a broken file makes a decoder raise, with addresses in its text
         raise _fault("cannot be decoded: the file is damaged or cut off") from None

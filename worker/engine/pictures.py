@@ -48,9 +48,18 @@ def _read(picture: Picture, name: str, mode: str, background: tuple[int, int, in
         with warnings.catch_warnings():
             warnings.simplefilter("error", PillowImage.DecompressionBombWarning)
             opened = PillowImage.open(io.BytesIO(picture.data), formats=FORMATS)
-            return _flattened(ImageOps.exif_transpose(opened), background).convert(mode)
+            return _flattened(_upright(opened), background).convert(mode)
     except Exception:  # whatever a broken file makes a decoder raise, with addresses in its text
         raise InvalidInput(f"The {name} cannot be decoded: the file is damaged or cut off") from None
+
+
+def _upright(opened: PillowImage.Image) -> PillowImage.Image:
+    """Turned as the EXIF before its pixels says, by which the front knows its size and browsers show it; not by what
+    else Pillow finds of it: XMP, or EXIF behind the pixels."""
+    known = dict(opened.info)
+    opened.load()
+    opened.info = {name: known[name] for name in known if name in ("exif", "transparency")}
+    return ImageOps.exif_transpose(opened)
 
 
 def _flattened(picture: PillowImage.Image, background: tuple[int, int, int, int]) -> PillowImage.Image:
