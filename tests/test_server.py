@@ -239,6 +239,20 @@ async def test_a_body_that_nobody_takes_yet_is_not_its_senders_delay() -> None:
     await serving
 
 
+async def test_a_proxy_on_another_machine_says_by_what_scheme_links_begin() -> None:
+    async def tell_base_url(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(str(Request(scope).base_url))(scope, receive, send)
+
+    async def drain() -> None: ...
+
+    config = make_server(tell_base_url, drain, lambda: None).config
+    config.load()
+    transport = httpx.ASGITransport(config.loaded_app, client=("192.0.2.7", 40000))
+    async with httpx.AsyncClient(transport=transport, base_url="http://studio.example") as client:
+        assert (await client.get("/", headers={"X-Forwarded-Proto": "https"})).text == "https://studio.example/"
+        assert (await client.get("/")).text == "http://studio.example/"
+
+
 def test_small_answers_are_not_held_back(serve: Serve) -> None:
     worker = serve(StepByStep())
     worker.client.get("/health")

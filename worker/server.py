@@ -76,6 +76,7 @@ def make_server(
         server_header=False,
         log_config=None,
         log_level="warning",
+        forwarded_allow_ips="*",  # for links alone, which go to whoever sent the header; a proxy has any address
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=CLOSE_S,
     )

@@ -139,6 +139,7 @@ def test_without_tokens_everything_is_open(instant: ServedWorker) -> None:
         ({"Sec-Fetch-Site": "none"}, 202),
         ({"Sec-Fetch-Site": "cross-site", "Origin": "http://evil.example"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:3000"}, 403),
     ],
 )
 def test_pages_from_elsewhere_change_nothing_where_there_is_no_token(
@@ -154,7 +155,9 @@ def test_pages_from_elsewhere_change_nothing_where_there_is_no_token(
 def test_but_for_those_that_are_named_or_bring_a_token(serve: Callable[..., ServedWorker]) -> None:
     headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://studio.example"}
     named = serve(cors_origins=("https://studio.example",))
-    assert named.client.post("/v1/jobs", json={"prompt": "x"}, headers=headers).status_code == 202
+    for site in ("cross-site", "same-site"):
+        posted = named.client.post("/v1/jobs", json={"prompt": "x"}, headers=headers | {"Sec-Fetch-Site": site})
+        assert posted.status_code == 202
     other = headers | {"Origin": "https://evil.example"}
     assert named.client.post("/v1/jobs", json={"prompt": "x"}, headers=other).status_code == 403
     guarded = serve(tokens=("secret",))

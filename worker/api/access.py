@@ -50,6 +50,7 @@ class RequireToken:
 
     def _is_foreign(self, method: str, headers: Mapping[bytes, bytes]) -> bool:
         """Whether a browser says that a page from elsewhere asks for a change (Fetch Metadata Request Headers, W3C)."""
-        if method in READS or headers.get(b"sec-fetch-site") != b"cross-site" or "*" in self._origins:
+        elsewhere = headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")  # the latter at another port too
+        if method in READS or not elsewhere or "*" in self._origins:
             return False
         return headers.get(b"origin", b"").decode("latin-1") not in self._origins
