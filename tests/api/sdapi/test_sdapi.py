@@ -130,6 +130,58 @@ def test_a_front_end_that_leaves_nothing_out(worker: ServedWorker) -> None:
     assert 0 <= json.loads(response.json()["info"])["seed"] < 2**32
 
 
+@pytest.mark.parametrize(("sampler", "eta"), [("Euler", 0), ("Euler", 1.0), ("DPM++ 2M", 1), ("DDIM", 0.0)])
+def test_an_eta_that_changes_nothing_is_let_pass(worker: ServedWorker, sampler: str, eta: float) -> None:
+    response = draw(worker, sampler_name=sampler, eta=eta)
+    assert response.status_code == 200, response.text
+
+
+def test_a_sampler_that_adds_noise_has_an_eta_of_its_own(serve: Serve) -> None:
+    worker = serve(sdapi=True, facts=replace(FACTS, samplers=("euler", "euler_a")))
+    assert draw(worker, sampler_name="Euler a", eta=1.0).status_code == 200
+    (fault,) = draw(worker, sampler_name="Euler a", eta=0).json()["errors"]
+    assert fault == {"field": "eta", "message": "must be 1 with Euler a"}
+
+
+CLIENTS: dict[str, dict[str, Any]] = {
+    "webuiapi": DEFAULTS
+    | {"eta": 1.0, "firstphase_width": 0, "firstphase_height": 0, "hr_second_pass_steps": 0, "hr_resize_x": 0}
+    | {"hr_resize_y": 0, "seed_resize_from_h": 0, "seed_resize_from_w": 0, "s_tmax": 0, "sampler_name": "Euler"}
+    | {"sampler_index": "Euler"},
+    "SillyTavern": {
+        "prompt": "a red circle",
+        "negative_prompt": "",
+        "sampler_name": "Euler",
+        "scheduler": "automatic",
+        "steps": 20,
+        "cfg_scale": 7,
+        "width": 64,
+        "height": 64,
+        "restore_faces": False,
+        "enable_hr": False,
+        "hr_upscaler": "Latent",
+        "hr_scale": 2,
+        "hr_additional_modules": [],
+        "denoising_strength": 0.7,
+        "hr_second_pass_steps": 0,
+        "override_settings": {"CLIP_stop_at_last_layers": 1},
+        "override_settings_restore_afterwards": True,
+        "clip_skip": 1,
+        "save_images": True,
+        "send_images": True,
+        "do_not_save_grid": False,
+        "do_not_save_samples": False,
+    },
+}
+"""What they send for a text to which the user adds nothing."""
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_client_that_is_left_as_it_comes_can_draw(worker: ServedWorker, client: str) -> None:
+    response = draw(worker, **CLIENTS[client])
+    assert response.status_code == 200, response.text
+
+
 def test_what_is_left_out_is_the_models(worker: ServedWorker) -> None:
     assert draw(worker).status_code == 200
     params = newest(worker)
@@ -190,7 +242,13 @@ def karras(serve: Serve) -> ServedWorker:
         ({"enable_hr": True}, "enable_hr"),
         ({"script_name": "X/Y/Z plot"}, "script_name"),
         ({"alwayson_scripts": {"controlnet": {}}}, "alwayson_scripts"),
-        ({"save_images": True}, "save_images"),
+        ({"save_images": 1}, "save_images"),
+        ({"clip_skip": 2}, "clip_skip"),
+        ({"eta": 1, "sampler_name": "DDIM"}, "eta"),
+        ({"prompt": "a circle <lora:ink:0.8:0.6>"}, "prompt"),
+        ({"prompt": "a circle <lora:ink:0.8:lbw=1,0>"}, "prompt"),
+        ({"prompt": "a circle <lora:ink:nan>"}, "prompt"),
+        ({"prompt": "a circle <lora:ink:strong>"}, "prompt"),
         ({"override_settings": {"CLIP_stop_at_last_layers": 2}}, "override_settings"),
         ({"override_settings": {"sd_model_checkpoint": "another"}}, "override_settings"),
         ({"init_images": ["x"]}, "init_images"),
@@ -334,6 +392,13 @@ def test_a_picture_is_drawn_from_a_picture(editor: ServedWorker) -> None:
     assert response.json()["parameters"]["denoising_strength"] == 0.5
 
 
+def test_a_client_that_says_much_of_masks_without_one_can_draw_from_a_picture(editor: ServedWorker) -> None:
+    idle = {"inpainting_fill": 0, "inpaint_full_res": True, "inpaint_full_res_padding": 0, "inpainting_mask_invert": 0}
+    said = {"resize_mode": 0, "initial_noise_multiplier": 1, "image_cfg_scale": 1.5, "include_init_images": False}
+    response = redraw(editor, **CLIENTS["webuiapi"] | idle | said | {"mask_blur": 4})
+    assert response.status_code == 200, response.text
+
+
 def test_a_mask_is_white_where_to_draw_again(editor: ServedWorker) -> None:
     for mask in (half_white(), half_white("RGB"), half_white("RGBA"), half_white("1")):
         assert redraw(editor, mask=encode(mask), inpainting_fill=1, inpaint_full_res=False).status_code == 200
@@ -371,8 +436,8 @@ def test_a_mask_is_turned_round_and_blurred_where_asked(editor: ServedWorker) ->
         ({"mask": "AAAA"}, "mask"),
         ({"mask_blur": 65}, "mask_blur"),
         ({"resize_mode": 1}, "resize_mode"),
-        ({"inpainting_fill": 0}, "inpainting_fill"),
-        ({"inpaint_full_res": True}, "inpaint_full_res"),
+        ({"mask": "M", "inpainting_fill": 0}, "inpainting_fill"),
+        ({"mask": "M", "inpaint_full_res": True}, "inpaint_full_res"),
         ({"include_init_images": True}, "include_init_images"),
     ],
     ids=str,
@@ -380,7 +445,7 @@ def test_a_mask_is_turned_round_and_blurred_where_asked(editor: ServedWorker) ->
 def test_what_cannot_be_done_with_a_picture_is_refused_by_its_name(
     editor: ServedWorker, fields: dict[str, Any], named: str
 ) -> None:
-    response = redraw(editor, **fields)
+    response = redraw(editor, **fields | ({"mask": encode(half_white())} if fields.get("mask") == "M" else {}))
     assert response.status_code == 422
     assert {error["field"].partition(".")[0] for error in response.json()["errors"]} == {named}
 
@@ -401,3 +466,7 @@ def test_adapters_are_asked_for_in_the_prompt(serve: Serve) -> None:
     (asked,) = worker.runner.opened
     assert (asked.prompt, asked.loras) == ("a circle ", (LoraParams("ink", 0.5), LoraParams("ink", 1.0)))
     assert draw(worker, prompt="a circle <lora:wide:1>").status_code == 422
+    for text, scale in (("0.30000000000000004", 0.1 + 0.2), (".8", 0.8), ("1e-1", 0.1), ("+1", 1.0), (" -2 ", -2.0)):
+        assert draw(worker, prompt=f"a circle <lora:ink:{text}>").status_code == 200
+        asked = worker.runner.opened[-1]
+        assert (asked.prompt, asked.loras) == ("a circle ", (LoraParams("ink", scale),))

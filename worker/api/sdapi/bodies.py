@@ -6,16 +6,17 @@ Everything that makes a job valid is judged where every job is, and told under t
 from __future__ import annotations
 
 import json
+import math
 import re
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from worker.api.body import field_faults, load_json, parse_job
 from worker.api.masks import white_as_it_is
 from worker.api.request import Text
 from worker.api.sdapi import samplers
-from worker.api.sdapi.neutral import NEUTRAL, NEUTRAL_OF_PICTURES, ONLY_WITH, refused
+from worker.api.sdapi.neutral import NEUTRAL, NEUTRAL_OF_PICTURES, ONLY_WITH, ONLY_WITH_A_MASK, refused
 from worker.errors import FieldFault, InvalidRequest
 from worker.jobs.facts import Limits, ModelFacts
 from worker.jobs.params import JobParams, Task
@@ -27,6 +28,8 @@ MAX_IMAGES = 8
 MOST_CHARACTERS = 8000
 """Of a prompt with its tags; a job takes half as many."""
 MAX_BLUR_PX = 64
+LAYERS = "CLIP_stop_at_last_layers"
+"""A setting; 1: as the model has it."""
 NAMES = {
     "guidance_scale": "cfg_scale",
     "num_images": "batch_size",
@@ -37,8 +40,19 @@ NAMES = {
 """What a job's fields are called here, where they have another name."""
 
 
-LORA_TAG = re.compile(r"<lora:([^:<>]{1,200})(?::(-?\d{1,3}(?:\.\d{1,6})?))?>")
-"""How front ends of this API ask for an adapter: in the prompt."""
+LORA_TAG = re.compile(r"<lora:([^:<>]+)(?::([^<>]*))?>")
+"""How front ends of this API ask for an adapter: in the prompt, by its name and, if they like, a scale."""
+
+
+def _with_scales(prompt: str) -> str:
+    for _, scale in LORA_TAG.findall(prompt):
+        try:
+            number = float(scale or 1)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError("holds a LoRA whose scale is not one number, as in <lora:name:0.8>")
+    return prompt
 
 
 class TextToImage(BaseModel):
@@ -51,7 +65,9 @@ class TextToImage(BaseModel):
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
     only_with: ClassVar[dict[str, str]] = ONLY_WITH | {"denoising_strength": "enable_hr"}
 
-    prompt: Text = Field(max_length=MOST_CHARACTERS, examples=["a red circle on a blue background"])
+    prompt: Annotated[Text, AfterValidator(_with_scales)] = Field(
+        max_length=MOST_CHARACTERS, examples=["a red circle on a blue background"]
+    )
     negative_prompt: Text | None = Field(None, max_length=MOST_CHARACTERS)
     width: int | None = Field(None, ge=1)
     height: int | None = Field(None, ge=1)
@@ -63,6 +79,7 @@ class TextToImage(BaseModel):
     sampler_name: str | None = Field(None, description="a name from `samplers`")
     sampler_index: str | None = Field(None, description="an old name for sampler_name")
     scheduler: str | None = Field(None, description="a name from `schedulers`")
+    eta: float | None = Field(None, description="the sampler's own at most: 0 for DDIM, else 1")
     override_settings: dict[str, Any] | None = Field(None, description="the loaded model's title at most")
     send_images: bool | None = Field(None, description="false: the answer holds no pictures")
 
@@ -92,7 +109,7 @@ class ImageToImage(TextToImage):
     """What to draw from a picture: all of it anew, or where the mask is white."""
 
     neutral = NEUTRAL | NEUTRAL_OF_PICTURES
-    only_with = ONLY_WITH | {"inpaint_full_res_padding": "inpaint_full_res"}
+    only_with = ONLY_WITH | {"inpaint_full_res_padding": "inpaint_full_res", "image_cfg_scale": "a model for edits"}
 
     init_images: list[str] = Field(min_length=1, max_length=1, description="base64 of a PNG, JPEG or WebP picture")
     denoising_strength: float | None = Field(None, gt=0, le=1, description="0.8 unless given")
@@ -129,7 +146,9 @@ def read(form: type[TextToImage], body: bytes, limits: Limits) -> TextToImage:
         asked = form.model_validate_json(body)
     except ValidationError as invalid:
         raise InvalidRequest(*field_faults(invalid)) from None
-    if faults := refused(asked.model_extra or {}, form.neutral, form.only_with):
+    maskless = isinstance(asked, ImageToImage) and asked.mask is None
+    only_with = form.only_with | (ONLY_WITH_A_MASK if maskless else {})
+    if faults := refused(asked.model_extra or {}, form.neutral, only_with):
         raise InvalidRequest(*faults)
     return asked
 
@@ -143,15 +162,18 @@ def as_params(asked: TextToImage, pictures: dict[str, str], facts: ModelFacts, l
     if asked.images > MAX_IMAGES:
         faults.append(FieldFault("batch_size", f"batch_size x n_iter must be at most {MAX_IMAGES}"))
         job["num_images"] = 1
-    if (name := asked.sampler_name or asked.sampler_index or None) is not None or asked.scheduler:
-        found = facts.sampler if name is None else samplers.find(name, facts.samplers)
-        if found is None:
-            known = ", ".join(samplers.shown(sampler) for sampler in facts.samplers)
-            faults.append(FieldFault("sampler_name", f"must be one of {known}"))
-        else:
-            job["sampler"] = samplers.scheduled(found, asked.scheduler or "", facts.samplers)
-            if job["sampler"] is None:
-                faults.append(FieldFault("scheduler", f"is not offered with {samplers.shown(found)}"))
+    name = asked.sampler_name or asked.sampler_index
+    found = samplers.find(name, facts.samplers) if name else facts.sampler
+    if found is None:
+        known = ", ".join(samplers.shown(sampler) for sampler in facts.samplers)
+        faults.append(FieldFault("sampler_name", f"must be one of {known}"))
+    else:
+        job["sampler"] = samplers.scheduled(found, asked.scheduler or "", facts.samplers)
+        if job["sampler"] is None:
+            faults.append(FieldFault("scheduler", f"is not offered with {samplers.shown(found)}"))
+        if asked.eta is not None and asked.eta not in (etas := samplers.etas(found)):
+            told = f"must be {' or '.join(map(str, etas))} with {samplers.shown(found)}"
+            faults.append(FieldFault("eta", told))
     faults += _other_settings(asked.override_settings or {}, facts)
     try:
         params = parse_job(json.dumps({k: v for k, v in job.items() if v is not None}).encode(), facts, limits)
@@ -171,7 +193,7 @@ def _renamed(fault: FieldFault) -> FieldFault:
 
 def _other_settings(settings: dict[str, Any], facts: ModelFacts) -> list[FieldFault]:
     """A worker has one model and no settings to change; asking for what it has anyway is no fault."""
-    if unknown := set(settings) - {"sd_model_checkpoint"}:
+    if unknown := {*settings} - {"sd_model_checkpoint"} - ({LAYERS} if settings.get(LAYERS) == 1 else set()):
         return [FieldFault("override_settings", f"holds {len(unknown)} setting(s) that this worker has not")]
     if settings.get("sd_model_checkpoint", facts.id) != facts.id:
         return [FieldFault("override_settings", "names another model than the loaded one")]

@@ -14,7 +14,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "seed_resize_from_w": (-1, 0),
     "restore_faces": (False,),
     "tiling": (False,),
-    "eta": (),
     "s_churn": (0,),
     "s_min_uncond": (0,),
     "s_noise": (1,),
@@ -30,12 +29,12 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "force_task_id": (),
     "comments": ({},),
     "infotext": ("",),
-    "save_images": (False,),
+    "save_images": (False, True),
+    "clip_skip": (1,),
 }
-"""The values that ask for nothing; null is one of them everywhere."""
+"""The values that ask for nothing; null is one of them everywhere. There is no folder that pictures are saved to."""
 NEUTRAL_OF_PICTURES: dict[str, tuple[Any, ...]] = {
     "resize_mode": (0,),
-    "image_cfg_scale": (),
     "inpainting_fill": (1,),
     "inpaint_full_res": (False, 0),
     "initial_noise_multiplier": (1,),
@@ -54,12 +53,13 @@ ONLY_WITH = {
         (
             *("hr_scale", "hr_upscaler", "hr_second_pass_steps", "hr_resize_x", "hr_resize_y", "hr_checkpoint_name"),
             *("hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt"),
-            *("firstphase_width", "firstphase_height"),
+            *("hr_additional_modules", "firstphase_width", "firstphase_height"),
         ),
         "enable_hr",
     ),
 }
-"""Fields that say nothing unless another one, which is refused, asks for something."""
+ONLY_WITH_A_MASK = dict.fromkeys(("inpainting_fill", "inpaint_full_res"), "mask")
+"""Fields that say nothing unless what stands beside them is there and asks for something."""
 
 
 def refused(

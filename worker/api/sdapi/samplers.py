@@ -19,6 +19,8 @@ NAMES = {
     "tcd": "TCD",
     "ddpm": "DDPM",
 }
+ETA = {"ddim": 0, "euler_a": 1, "dpmpp_sde": 1, "dpmpp_2m_sde": 1}
+"""Of the samplers that front ends give one, how much of the noise they add anew in each step; here it is fixed."""
 AS_THE_SAMPLER_HAS_IT = ("", "automatic")
 KARRAS = "karras"
 
@@ -32,6 +34,11 @@ def find(name: str, offered: tuple[str, ...]) -> str | None:
     """The worker's sampler by either name, in whatever case; None if it offers none of that name."""
     known = {shown(sampler).lower(): sampler for sampler in offered} | {sampler: sampler for sampler in offered}
     return known.get(name.lower())
+
+
+def etas(sampler: str) -> tuple[int, ...]:
+    """The values of `eta` that change nothing of a sampler."""
+    return (ETA[sampler],) if sampler in ETA else (0, 1)
 
 
 def scheduled(sampler: str, scheduler: str, offered: tuple[str, ...]) -> str | None:
