@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests import real
+from tests.conftest import eventually
 from tests.fakes import FailsAtStep, StepByStep, make_params
 from tests.serving import ServedWorker
 from worker.errors import ConfigurationError
@@ -183,6 +184,7 @@ def test_jobs_of_other_apis_are_below_their_requests(
     worker = traced(sdapi=True)
     answer = worker.client.post(route, json=body, headers={"traceparent": TRACEPARENT})
     assert answer.status_code == 200, answer.text
+    eventually(lambda: f"POST {route}" in collector.named())  # which ends when the answer is sent
     spans = collector.named()
     assert spans["job"].parent_span_id == spans[f"POST {route}"].span_id
     assert {span.trace_id.hex() for span in spans.values()} == {TRACE}

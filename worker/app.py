@@ -24,6 +24,11 @@ from worker.jobs.service import JobService
 from worker.metrics import Metrics
 
 PREFLIGHT_S = 600
+EXPOSED = (
+    *("Location", "Retry-After", "x-should-retry", "X-Request-Id", "traceparent"),
+    *("ETag", "Accept-Ranges", "Content-Range", "Content-Disposition"),
+)
+"""What pages of other origins may read of an answer, beside what any may."""
 
 
 def create_app(
@@ -66,9 +71,9 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(cors_origins),
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["*"],  # clients bring headers of their own
-            expose_headers=["Location", "Retry-After", "ETag", "traceparent"],
+            expose_headers=EXPOSED,
             max_age=PREFLIGHT_S,
         )
     app.add_middleware(SecurityHeaders, other_origins=bool(cors_origins))

@@ -7,8 +7,15 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from shared_worker.auth import Tokens
+from shared_worker.contract import WorkerInfo
+from tests.fakes import FACTS, LIMITS, SECRET
+from tests.jobs.test_service import Scripted
 from tests.serving import ServedWorker
 from worker.api.headers import EVERYWHERE, NOTHING
+from worker.app import create_app
+from worker.jobs.service import JobService
+from worker.metrics import Metrics
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -61,6 +68,43 @@ def test_an_origin_that_is_named_may_come_in_and_no_other(serve: Serve) -> None:
     assert without_token.status_code == 401
     assert without_token.headers["access-control-allow-origin"] == ORIGIN
     assert "cross-origin-resource-policy" not in without_token.headers
+
+
+def test_a_page_of_an_origin_that_is_named_reads_every_header_and_asks_by_every_method(serve: Serve) -> None:
+    worker = serve(cors_origins=[ORIGIN])
+    for method in ("GET", "HEAD", "POST", "DELETE"):
+        asked = {"Origin": ORIGIN, "Access-Control-Request-Method": method}
+        asked["Access-Control-Request-Headers"] = "authorization"
+        assert worker.client.options("/v1/jobs/x/images/0", headers=asked).status_code == 200
+    job = worker.finish()
+    part = {"Origin": ORIGIN, "Range": "bytes=0-9"}
+    answers = [
+        worker.client.get(job["images"][0]["url"], headers=part),
+        worker.client.post("/v1/images/generations", json={"prompt": "x"}, headers={"Origin": ORIGIN}),
+        worker.try_post(headers={"Origin": ORIGIN}),
+    ]
+    readable = {"cache-control", "content-language", "content-length", "content-type", "expires", "last-modified"}
+    of_transport = {"date", "vary", "access-control-allow-origin", "access-control-expose-headers"}
+    for answer in answers:
+        exposed = set(answer.headers["access-control-expose-headers"].lower().split(", "))
+        others = {name.lower() for name in EVERYWHERE} | {"content-security-policy"} | readable | of_transport
+        assert set(answer.headers) - others <= exposed
+        assert {"x-should-retry", "retry-after"} <= exposed
+
+
+async def test_the_unforeseen_has_the_headers_of_every_answer() -> None:
+    def fail() -> WorkerInfo:
+        raise RuntimeError(SECRET)
+
+    service = JobService(Scripted(), LIMITS)
+    app = create_app(service, FACTS, Metrics(), fail, Tokens(()), 5.0, cors_origins=[ORIGIN])
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
+        answer = await client.get("/v1/info", headers={"Origin": ORIGIN})
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert (answer.headers["cache-control"], answer.headers["x-content-type-options"]) == ("no-store", "nosniff")
+    assert SECRET not in answer.text
 
 
 def test_a_trace_goes_on_from_the_post(instant: ServedWorker) -> None:
