@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -18,11 +19,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from shared_worker.auth import Tokens
+from shared_worker.contract import WorkerInfo
 from tests.conftest import eventually
-from tests.fakes import LoadsWhenTold, NeverEnds, StepByStep
+from tests.fakes import FACTS, LIMITS, LoadsWhenTold, NeverEnds, StepByStep
+from tests.jobs.test_service import Scripted
 from tests.serving import PROMPT, WAIT_S, ServedWorker, SseEvent, events_of
+from worker.app import create_app
 from worker.door import Door
-from worker.server import listen, make_server
+from worker.jobs.service import JobService
+from worker.metrics import Metrics
+from worker.server import KEEP_ALIVE_S, listen, make_server
 
 Serve = Callable[..., ServedWorker]
 
@@ -237,6 +244,108 @@ async def test_a_body_that_nobody_takes_yet_is_not_its_senders_delay() -> None:
     writer.close()
     server.should_exit = True
     await serving
+
+
+class PutForward(asyncio.SelectorEventLoop):
+    """Its clock can be put forward."""
+
+    ahead_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
+
+
+class Uploading:
+    """A client that sends pieces of requests, and lets time pass between them."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        """Until the server has it and has done what it can."""
+        self._writer.write(data)
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    def wait(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, PutForward)
+        loop.ahead_s += seconds
+
+    async def answer(self) -> tuple[int, bytes]:
+        """Status and body of the next one."""
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        size = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        return int(head.split()[1]), await self._reader.readexactly(size)
+
+    async def is_closed(self) -> bool:
+        return await self._reader.read(1) == b""
+
+
+def over_a_slow_network(use: Callable[[Uploading], Awaitable[None]]) -> None:
+    """Serve the application to one client, all on one loop."""
+
+    async def main() -> None:
+        app = create_app(JobService(Scripted(), LIMITS), FACTS, Metrics(), no_info, Tokens(()), 5.0)
+        listener = listen("127.0.0.1", 0)
+        server = make_server(app, drain, lambda: None)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        await use(Uploading(reader, writer))
+        writer.close()
+        server.should_exit = True
+        await serving
+
+    async def drain() -> None: ...
+
+    def no_info() -> WorkerInfo:
+        raise NotImplementedError
+
+    with asyncio.Runner(loop_factory=PutForward) as runner:
+        runner.run(main())
+
+
+LARGE = b"POST /v1/jobs HTTP/1.1\r\nHost: test\r\nContent-Type: %b\r\nContent-Length: 1000\r\n\r\n"
+
+
+def test_a_body_that_comes_steadily_and_for_too_long_is_refused_in_words() -> None:
+    async def upload(client: Uploading) -> None:
+        await client.send(LARGE % b"application/json")
+        for _ in range(12):
+            await client.send(b" ")
+            client.wait(5.0)
+        await client.send(b" ")
+        status, body = await client.answer()
+        assert (status, json.loads(body)["code"]) == (408, "body_too_slow")
+        client.wait(10.0)
+        assert await client.is_closed()
+
+    over_a_slow_network(upload)
+
+
+def test_what_is_refused_before_its_body_has_come_leaves_a_connection_for_the_next_request() -> None:
+    async def upload(client: Uploading) -> None:
+        await client.send(LARGE % b"text/plain")
+        assert (await client.answer())[0] == 415
+        for _ in range(4):
+            client.wait(5.0)
+            await client.send(bytes(250))
+        client.wait(60.0)
+        await client.send(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert (await client.answer())[0] == 200
+        await client.send(LARGE % b"text/plain" + bytes(999))
+        assert (await client.answer())[0] == 415
+        await client.send(b"\0GET /hea")  # what follows has as long as any head
+        client.wait(9.0)
+        await client.send(b"lth HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert (await client.answer())[0] == 200
+        await client.send(LARGE % b"text/plain")
+        assert (await client.answer())[0] == 415
+        await client.send(bytes(1000))
+        client.wait(KEEP_ALIVE_S)
+        assert await client.is_closed()
+
+    over_a_slow_network(upload)
 
 
 async def test_a_proxy_on_another_machine_says_by_what_scheme_links_begin() -> None:

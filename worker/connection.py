@@ -15,13 +15,13 @@ RECEIVE_S = 10.0
 STALL_S = 10.0
 """For a peer to read anything of what waits for it; uvicorn itself would wait for ever."""
 BODY_TIMES = 6
-"""So many times as long the whole may take, however its pieces drip in."""
+"""So many times as long the whole may take, however its pieces drip in; what is refused for that is soon cut."""
 
 
 class Connection(H11Protocol):
     """A connection that half a request ends, or a peer that reads nothing of what it is sent, however slowly it may
-    read; with two things for the application in `scope["state"]`: `closing` tells that it is about to end, `write`
-    continues a streamed body."""
+    read; with three things for the application in `scope["state"]`: `closing` tells that it is about to end, `late`
+    that a request's body takes too long, `write` continues a streamed body."""
 
     receive_s = RECEIVE_S
     stall_s = STALL_S
@@ -40,6 +40,7 @@ class Connection(H11Protocol):
         self.app_state = {
             **self.app_state,
             "closing": transport.is_closing,
+            "late": self._is_late,
             "write": self.write,
         }
         self._watch()
@@ -57,7 +58,13 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Whatever came, look how long the rest of the request may take."""
+        had_body_to_come = self.conn.their_state is h11.SEND_BODY
         super().data_received(data)
+        if had_body_to_come and self.conn.their_state is h11.IDLE:  # the rest of a body that was answered before
+            self._begun_at = None
+            if not self.conn.trailing_data[0]:
+                self._wait_for_another()
+                return
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -110,6 +117,17 @@ class Connection(H11Protocol):
         for megabytes there, and takes more of ours only when a good part of them is gone."""
         return self.transport.get_write_buffer_size() + _queued_bytes(self.transport.get_extra_info("socket").fileno())
 
+    def _wait_for_another(self) -> None:
+        """As behind any answer; what came meanwhile has put an end to it."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _is_late(self) -> bool:
+        return self._begun_at is not None and self.loop.time() >= self._begun_at + BODY_TIMES * self.receive_s
+
     def _watch(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
@@ -121,7 +139,7 @@ class Connection(H11Protocol):
             self._begun_at = now
         ends_at = self._begun_at + self.receive_s
         if self.conn.their_state is h11.SEND_BODY:
-            ends_at = min(now + self.receive_s, self._begun_at + BODY_TIMES * self.receive_s)
+            ends_at = min(now + self.receive_s, self._begun_at + (BODY_TIMES + 1) * self.receive_s)
         self._deadline = self.loop.call_at(ends_at, self._too_late)
 
     def _too_late(self) -> None:

@@ -9,6 +9,7 @@ WorkerError
 │   ├── JobNotFound           404 job_not_found
 │   ├── ImageNotFound         404 image_not_found
 │   ├── MethodNotAllowed      405 method_not_allowed
+│   ├── BodyTooSlow           408 body_too_slow
 │   ├── ModelMismatch         409 model_mismatch
 │   ├── JobCancelled          409 job_cancelled
 │   ├── JobExpired            410 job_expired
@@ -120,6 +121,12 @@ class MethodNotAllowed(RequestError):
     """This path does not answer to this method."""
 
     status, code = 405, "method_not_allowed"
+
+
+class BodyTooSlow(RequestError):
+    """The body took too long to arrive."""
+
+    status, code = 408, "body_too_slow"
 
 
 class ModelMismatch(RequestError):

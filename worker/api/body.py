@@ -20,7 +20,15 @@ from pydantic_core import from_json
 from worker.api.checks import size_of, unmet_limits
 from worker.api.pictures import Pictures, read_pictures
 from worker.api.request import DEFAULT_STRENGTH, UPSCALE_STRENGTH, JobRequest, UpscaleRequest
-from worker.errors import BodyTooLarge, FieldFault, InvalidRequest, MalformedBody, ModelMismatch, UnsupportedMediaType
+from worker.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    FieldFault,
+    InvalidRequest,
+    MalformedBody,
+    ModelMismatch,
+    UnsupportedMediaType,
+)
 from worker.jobs.facts import Limits, ModelFacts
 from worker.jobs.params import (
     LATENT,
@@ -56,18 +64,21 @@ def media_type_of(request: Request) -> str:
 
 
 async def read_body(request: Request, limits: Limits, media_type: str = "application/json") -> bytes:
-    """The whole body of a request. Raises UnsupportedMediaType, BodyTooLarge."""
+    """The whole body of a request. Raises UnsupportedMediaType, BodyTooLarge, BodyTooSlow."""
     if media_type_of(request) != media_type:
         raise UnsupportedMediaType
     too_large = BodyTooLarge(f"The body may hold at most {limits.body_bytes} bytes")
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared[:20]) > limits.body_bytes:
         raise too_large
+    is_late = request.scope.get("state", {}).get("late", lambda: False)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > limits.body_bytes:
             raise too_large
+        if is_late():
+            raise BodyTooSlow
     return bytes(body)
 
 
