@@ -52,6 +52,7 @@ RANDOM_SEEDS = 2**32
 PICTURE_FIELDS = (b'"image"', b'"mask"', b'"controls"')
 LARGE_BYTES = 65_536
 """More than that is not worked on in the event loop."""
+MAX_NAME = 100
 MAX_FIELDS = 200
 MAX_QUOTES_AND_COMMAS = 20_000
 """More than the longest texts can hold. A body of a million fields, each a fault, would hold up the event loop for a
@@ -200,7 +201,7 @@ def _as_field_fault(location: tuple[int | str, ...], kind: str, message: str) ->
     """Names that the client made up may hold anything, so they are not repeated unless they look like a field's."""
     known = [str(part)[:100] for part in location]
     if kind == "extra_forbidden":
-        return FieldFault(".".join([*known[:-1], _safe(known[-1])]), "is not a known field")
+        return FieldFault(".".join([*known[:-1], shown_name(known[-1])]), "is not a known field")
     if kind == "none_required":
         message = "is not supported"
     if known[:1] == ["labels"]:
@@ -208,8 +209,9 @@ def _as_field_fault(location: tuple[int | str, ...], kind: str, message: str) ->
     return FieldFault(".".join(known) or "body", message.removeprefix("Value error, "))
 
 
-def _safe(name: str) -> str:
-    return name if name.isidentifier() and name.isascii() else "?"
+def shown_name(name: str) -> str:
+    """A name that a client made up, if it looks like a field's."""
+    return name if name.isidentifier() and name.isascii() and len(name) <= MAX_NAME else "?"
 
 
 def _where_malformed(body: bytes) -> str:

@@ -36,7 +36,6 @@ def router(service: JobService) -> APIRouter:
             "ETag": etag,
             "Cache-Control": CACHE_CONTROL,
             "Accept-Ranges": "bytes",
-            "X-Content-Type-Options": "nosniff",
             "Content-Disposition": f'inline; filename="{job.id}-{image.index}.{image.format.value}"',
         }
         if _matches(request.headers.get("if-none-match"), etag):

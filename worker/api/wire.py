@@ -150,11 +150,11 @@ def event_data(job_id: str, event: Event, *, inline: bool = False) -> Json:
         case Progress(step, steps, eta_s):
             return data | {"step": step, "steps": steps, "percent": event.percent, "eta_s": eta_s}
         case Preview(step, steps, width, height, form, content):
-            picture = {"image": _base64(content), "format": form.value, "width": width, "height": height}
+            picture = {"image": in_base64(content), "format": form.value, "width": width, "height": height}
             return data | {"step": step, "steps": steps} | picture
         case Completed(images, timings, warnings):
             pictures = [
-                image_json(job_id, image) | ({"image": _base64(image.data)} if inline else {}) for image in images
+                image_json(job_id, image) | ({"image": in_base64(image.data)} if inline else {}) for image in images
             ]
             return data | {"images": pictures, "warnings": list(warnings), "timings": timings_json(timings)}
         case Failed(code, message, retriable):
@@ -196,5 +196,6 @@ def timestamp(moment: datetime | None) -> str | None:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _base64(data: bytes) -> str:
+def in_base64(data: bytes) -> str:
+    """As JSON holds bytes."""
     return base64.b64encode(data).decode("ascii")

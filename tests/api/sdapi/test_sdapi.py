@@ -254,6 +254,7 @@ def karras(serve: Serve) -> ServedWorker:
         ({"init_images": ["x"]}, "init_images"),
         ({"colour": "red"}, "colour"),
         ({"two words": "red"}, "?"),
+        ({"colour" * 100: "red"}, "?"),
     ],
     ids=str,
 )

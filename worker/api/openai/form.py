@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from worker.api.body import shown_name
 from worker.errors import BodyTooLarge, FieldFault, InvalidRequest, MalformedBody
 from worker.jobs.facts import Limits
 
@@ -107,7 +108,7 @@ def _texts(parts: list[_Part], limits: Limits) -> dict[str, str]:
         except UnicodeDecodeError:
             raise MalformedBody("The texts of a body must be UTF-8") from None
         if part.name in texts:
-            raise InvalidRequest(FieldFault(_shown(part.name), "is there more than once"))
+            raise InvalidRequest(FieldFault(shown_name(part.name), "is there more than once"))
         texts[part.name] = text
     return texts
 
@@ -118,7 +119,3 @@ def _files(parts: list[_Part]) -> dict[str, list[bytes]]:
         if part.is_file:
             files.setdefault(part.name, []).append(bytes(part.data))
     return files
-
-
-def _shown(name: str) -> str:
-    return name if name.isidentifier() and name.isascii() else "?"

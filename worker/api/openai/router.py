@@ -10,11 +10,12 @@ from typing import Any
 import anyio
 from fastapi import APIRouter, Request
 from pydantic import ValidationError
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from worker.api.body import field_faults, load_json, read_body
 from worker.api.document import GENERATION_EXAMPLES
 from worker.api.ending import leave, until_ended
+from worker.api.inline import with_pictures
 from worker.api.masks import white_where_transparent
 from worker.api.openai.bodies import NO_SUCH_MODEL, ImageRequest, as_params, names_model
 from worker.api.openai.edits import openapi_edit, read_edit
@@ -49,7 +50,8 @@ def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: Stre
             left = functools.partial(leave, service, job)
             return EventStream(frames(job, kind, asked), left, metrics, times, headers)
         done = await until_ended(service, job, request.receive)
-        return JSONResponse(pictures_json(job, done, asked, str(request.base_url).rstrip("/")), headers=headers)
+        answer = pictures_json(job, done, asked, str(request.base_url).rstrip("/"))
+        return with_pictures(answer, done.images, headers)
 
     @routes.post(
         "/v1/images/generations",

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import time
-from typing import Any, Literal
+from typing import Literal
 
+from worker.api.inline import PICTURE
 from worker.api.openai.bodies import ImageRequest
+from worker.api.wire import Json, in_base64
 from worker.jobs.events import Completed, Image, Preview
 from worker.jobs.job import Job
 from worker.jobs.params import JobParams
 
-Json = dict[str, Any]
 Kind = Literal["image_generation", "image_edit"]
 TEXT_TOKEN = re.compile(r"\w+|[^\w\s]")
 IMAGE_TOKEN_PX = 8
 
 
 def pictures_json(job: Job, done: Completed, asked: ImageRequest, base_url: str) -> Json:
-    """The whole answer; links begin with `base_url`."""
+    """The whole answer, without its pictures; links begin with `base_url`."""
     if asked.response_format == "url":
         data = [{"url": f"{base_url}/v1/jobs/{job.id}/images/{image.index}"} for image in done.images]
     else:
-        data = [{"b64_json": _base64(image.data)} for image in done.images]
+        data = [{"b64_json": PICTURE}] * len(done.images)
     answer = {"created": int(job.created_at.timestamp()), "data": data} | _about(job.params)
     if asked.identifier is not None:
         answer["safety_identifier"] = asked.identifier
@@ -35,7 +35,7 @@ def partial_json(kind: Kind, job: Job, preview: Preview, index: int) -> Json:
     """`….partial_image`; `index` counts from 0."""
     return {
         "type": f"{kind}.partial_image",
-        "b64_json": _base64(preview.data),
+        "b64_json": in_base64(preview.data),
         "created_at": int(time.time()),
         "quality": "auto",
         "partial_image_index": index,
@@ -46,7 +46,7 @@ def completed_json(kind: Kind, job: Job, image: Image, asked: ImageRequest) -> J
     """`….completed`: one for each picture."""
     event = {
         "type": f"{kind}.completed",
-        "b64_json": _base64(image.data),
+        "b64_json": in_base64(image.data),
         "created_at": int(time.time()),
         "quality": "auto",
         "usage": usage_json(job.params, 1),
@@ -83,7 +83,3 @@ def _about(params: JobParams) -> Json:
         "output_format": params.output.format.value,
         "size": f"{params.width}x{params.height}",
     }
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")

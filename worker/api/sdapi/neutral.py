@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from worker.api.body import shown_name
 from worker.errors import FieldFault
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -73,7 +74,7 @@ def refused(
         if name in values:
             faults.append(FieldFault(name, "is not supported by this worker with this value"))
         else:
-            faults.append(FieldFault(name if name.isidentifier() and name.isascii() else "?", "is not a known field"))
+            faults.append(FieldFault(shown_name(name), "is not a known field"))
     return faults
 
 

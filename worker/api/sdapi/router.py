@@ -6,11 +6,12 @@ from typing import Any
 
 import anyio
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from worker.api.body import beside, read_body
 from worker.api.document import IMAGE_TO_IMAGE_EXAMPLES, TEXT_TO_IMAGE_EXAMPLES
 from worker.api.ending import until_ended
+from worker.api.inline import with_pictures
 from worker.api.request import openapi_body
 from worker.api.sdapi import samplers
 from worker.api.sdapi.bodies import ImageToImage, TextToImage, as_params, read
@@ -45,7 +46,7 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
         job, _ = service.submit(params, trace_id=trace_id)
         with jobs.watching(job) as watched:
             done = await until_ended(service, job, request.receive, watched.see)
-        return JSONResponse(pictures_json(job, done, asked, facts), headers=passed_on)
+        return with_pictures(pictures_json(job, done, asked, facts), done.images, passed_on)
 
     @routes.post(
         "/txt2img",

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from typing import Any
 
+from worker.api.inline import PICTURE
 from worker.api.sdapi import samplers
 from worker.api.sdapi.bodies import TextToImage
 from worker.api.sdapi.current import CurrentJobs
+from worker.api.wire import Json, in_base64
 from worker.jobs.events import Completed
 from worker.jobs.facts import LoraFacts, ModelFacts
 from worker.jobs.job import Job
 from worker.jobs.params import JobParams
 
-Json = dict[str, Any]
-
 
 def pictures_json(job: Job, done: Completed, asked: TextToImage, facts: ModelFacts) -> Json:
-    """The pictures, what was asked for with every default filled in, and the same as a JSON text with the seeds."""
+    """A place for each picture, what was asked for with defaults filled in, and that as a JSON text with the seeds."""
     parameters = _parameters(job.params)
     seeds = [image.seed for image in done.images]
     info = parameters | {
@@ -29,9 +27,8 @@ def pictures_json(job: Job, done: Completed, asked: TextToImage, facts: ModelFac
         "job_timestamp": job.created_at.strftime("%Y%m%d%H%M%S"),
         "index_of_first_image": 0,
     }
-    images = [] if asked.send_images is False else [_base64(image.data) for image in done.images]
     return {
-        "images": images,
+        "images": [] if asked.send_images is False else [PICTURE] * len(done.images),
         "parameters": parameters | {"batch_size": asked.batch_size or 1, "n_iter": asked.n_iter or 1},
         "info": json.dumps(info),
     }
@@ -62,7 +59,7 @@ def progress_json(jobs: CurrentJobs, *, with_image: bool) -> Json:
         "sampling_step": job.progress.step,
         "sampling_steps": job.progress.steps,
     }
-    image = _base64(preview.data) if with_image and preview is not None else None
+    image = in_base64(preview.data) if with_image and preview is not None else None
     part = round(job.progress.step / job.progress.steps, 4)
     return answer | {"progress": part, "eta_relative": job.eta_s or 0.0, "current_image": image}
 
@@ -112,7 +109,3 @@ def _parameters(params: JobParams) -> Json:
         "sampler_name": samplers.shown(params.sampler),
         "denoising_strength": params.strength,
     }
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
