@@ -15,9 +15,10 @@ from tests.fakes import FACTS, LIMITS
 from tests.serving import PROMPT, ServedWorker
 from worker import errors
 from worker.api.body import parse_job
+from worker.api.document import SAMPLE
 from worker.api.request import MAX_SEED, JobRequest
 from worker.jobs.facts import Guidance
-from worker.jobs.params import ImageFormat, JobParams, OutputParams, PreviewParams
+from worker.jobs.params import ImageFormat, JobParams, OutputParams, PreviewParams, Task
 
 JSON = {"Content-Type": "application/json"}
 
@@ -224,6 +225,26 @@ def test_a_fault_hides_none_inside_other_fields() -> None:
     }
     assert {"prompt", "loras.0.name", "controls.0.name", "controls.0.image"} <= set(faults_of(body))
     assert any(field.startswith("upscale") for field in faults_of(body))
+
+
+def test_a_fault_hides_none_beside_it_in_a_list_or_an_object() -> None:
+    for name, more in (("loras", {}), ("controls", {"image": SAMPLE})):
+        entries = [{"name": "x", "scale": 99}, {"name": "unknown"}, "x", {"scale": 1, "more words": 1}]
+        body = {"prompt": "x", name: [entry | more if isinstance(entry, dict) else entry for entry in entries]}
+        faulty = [f"{name}.0.scale", f"{name}.2", f"{name}.3.name", f"{name}.3.?", f"{name}.1.name"]
+        assert faults_of(body) == faulty
+    facts = replace(FACTS, tasks=tuple(Task))
+    upscale = {"factor": 3, "upscaler": "unknown", "more words": 1}
+    body = {"prompt": "x", "task": "upscale", "image": SAMPLE, "upscale": upscale}
+    with pytest.raises(errors.InvalidRequest) as refused:
+        parse_job(json.dumps(body).encode(), facts, LIMITS)
+    assert [fault.field for fault in refused.value.errors] == ["upscale.factor", "upscale.?", "upscale.upscaler"]
+
+
+def test_of_a_task_that_is_none_nothing_is_said_but_that() -> None:
+    body = {"prompt": "x", "task": "img2img", "image": SAMPLE, "mask": SAMPLE, "strength": 0.5, "upscale": {}}
+    assert faults_of(body) == ["task"]
+    assert faults_of(body | {"steps": 151}) == ["task", "steps"]
 
 
 def test_a_model_without_guidance_takes_none() -> None:

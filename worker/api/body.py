@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -52,6 +52,8 @@ RANDOM_SEEDS = 2**32
 PICTURE_FIELDS = (b'"image"', b'"mask"', b'"controls"')
 LARGE_BYTES = 65_536
 """More than that is not worked on in the event loop."""
+STAND_INS = {"loras": {"name": "?"}, "controls": {"name": "?", "image": "?"}}
+"""For entries of these lists that have a fault."""
 MAX_NAME = 100
 MAX_FIELDS = 200
 MAX_QUOTES_AND_COMMAS = 20_000
@@ -130,20 +132,41 @@ def parse_job(body: bytes, facts: ModelFacts, limits: Limits) -> JobParams:
         asked = JobRequest.model_validate_json(body)
     except ValidationError as invalid:
         faults = field_faults(invalid)
-        # What is wrong with one field shall not hide what is wrong with another.
-        faulty = {fault.field.partition(".")[0] for fault in faults}
-        sound = {name: fields[name] for name in JobRequest.model_fields if name in fields and name not in faulty}
-        asked = JobRequest.model_validate({"prompt": "?"} | sound)
+        asked = JobRequest.model_validate(_sound(fields, faults))
     else:
         if asked.model is not None and asked.model != facts.id:
             raise ModelMismatch
-    known = {fault.field for fault in faults}
+    known = {_place(fault) for fault in faults}
     pictures, unreadable = read_pictures(asked, limits)
-    found = [*unreadable, *unmet_limits(asked, pictures, facts, limits)]
-    faults += [fault for fault in found if fault.field not in known]
+    found = [*unreadable, *unmet_limits(asked, pictures, facts, limits, whatever_task="task" in known)]
+    faults += [fault for fault in found if _place(fault) not in known]
     if faults:
         raise InvalidRequest(*faults)
     return _with_defaults(asked, pictures, facts, limits)
+
+
+def _sound(fields: dict[str, Any], faults: Sequence[FieldFault]) -> dict[str, Any]:
+    """A valid body of all that is right in one: what is wrong in one place shall not hide what is wrong in another."""
+    faulty, places = {fault.field for fault in faults}, {_place(fault) for fault in faults}
+    inside = {place.partition(".")[0] for place in places}
+    sound = {name: fields[name] for name in JobRequest.model_fields if name in fields and name not in inside}
+    for name, stand_in in STAND_INS.items():
+        if name in inside - faulty:
+            entries = enumerate(fields[name])
+            sound[name] = [stand_in if f"{name}.{index}" in places else entry for index, entry in entries]
+    if "upscale" in inside - faulty:
+        known = UpscaleRequest.model_fields
+        sound["upscale"] = {
+            name: value
+            for name, value in fields["upscale"].items()
+            if name in known and f"upscale.{name}" not in faulty
+        }
+    return {"prompt": "?"} | sound
+
+
+def _place(fault: FieldFault) -> str:
+    """Of a fault, what it makes useless: a field, a field of an object, or an entry of a list."""
+    return ".".join(fault.field.split(".")[:2])
 
 
 def _with_defaults(asked: JobRequest, pictures: Pictures, facts: ModelFacts, limits: Limits) -> JobParams:

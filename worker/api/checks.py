@@ -13,13 +13,17 @@ from worker.jobs.params import LATENT, Task
 Named = LoraRequest | ControlRequest
 
 
-def unmet_limits(asked: JobRequest, pictures: Pictures, facts: ModelFacts, limits: Limits) -> list[FieldFault]:
-    """What the loaded model or the worker's limits speak against."""
+def unmet_limits(
+    asked: JobRequest, pictures: Pictures, facts: ModelFacts, limits: Limits, *, whatever_task: bool = False
+) -> list[FieldFault]:
+    """What the loaded model or the worker's limits speak against; `whatever_task` if nobody knows which was meant."""
     faults = _adapters(asked, facts)
     width, height = size_of(asked, pictures, facts)
     steps = asked.steps or facts.steps
     task = Task(asked.task)
-    if task in facts.tasks:
+    if whatever_task:
+        pass
+    elif task in facts.tasks:
         faults += _pictures_of_task(asked) + _upscale(asked, facts)
     else:
         faults.append(FieldFault("task", f"must be one of {', '.join(facts.tasks)}"))

@@ -160,6 +160,12 @@ def test_all_faults_are_told_at_once(refusal: Refusal) -> None:
     assert all(name in told for name in ("n:", "size:", "background:"))
 
 
+def test_what_is_at_odds_hides_nothing_else(refusal: Refusal) -> None:
+    told = str(refusal(n=2, size="65x64", extra_body={"partial_images": 1}).body)
+    assert "partial_images: needs stream" in told
+    assert "size: " in told
+
+
 def test_another_model_is_not_found(refusal: Refusal) -> None:
     refused = refusal(model="gpt-image-1")
     assert isinstance(refused, openai.NotFoundError)

@@ -266,6 +266,11 @@ def test_what_cannot_be_honoured_is_refused_by_its_name(
     assert [error["field"] for error in response.json()["errors"]] == [named]
 
 
+def test_all_faults_are_told_at_once(worker: ServedWorker) -> None:
+    refused = draw(worker, steps=0, tiling=True, colour="red").json()["errors"]
+    assert [error["field"] for error in refused] == ["steps", "tiling", "colour"]
+
+
 def test_the_loaded_model_may_be_asked_for(worker: ServedWorker) -> None:
     (model,) = worker.client.get("/sdapi/v1/sd-models").json()
     assert worker.client.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == model["title"] == "fake"

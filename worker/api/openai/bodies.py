@@ -105,12 +105,14 @@ def as_params(asked: ImageRequest, pictures: dict[str, str], facts: ModelFacts, 
     """
     if asked.model is not None and not names_model(asked.model, facts):
         raise ModelMismatch(NO_SUCH_MODEL)
-    if faults := _at_odds(asked):
-        raise InvalidRequest(*faults)
+    faults = _at_odds(asked)
     try:
         params = parse_job(json.dumps(asked.as_job() | pictures).encode(), facts, limits)
     except InvalidRequest as refused:
-        raise InvalidRequest(*dict.fromkeys(_renamed(fault) for fault in refused.errors)) from None
+        faults += [_renamed(fault) for fault in refused.errors]
+        raise InvalidRequest(*dict.fromkeys(faults)) from None
+    if faults:
+        raise InvalidRequest(*faults)
     if not asked.partials:
         return params
     # Evenly spread, the last of them before the end, and in the format of the finished picture.

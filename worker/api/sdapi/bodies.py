@@ -141,14 +141,17 @@ class ImageToImage(TextToImage):
 
 def read(form: type[TextToImage], body: bytes, limits: Limits) -> TextToImage:
     """The body as one of these forms. Raises BodyTooLarge, MalformedBody, InvalidRequest with every fault."""
-    load_json(body, limits, PICTURE_FIELDS if issubclass(form, ImageToImage) else ())
+    with_picture = issubclass(form, ImageToImage)
+    value = load_json(body, limits, PICTURE_FIELDS if with_picture else ())
+    fields = value if isinstance(value, dict) else {}
+    only_with = form.only_with | (ONLY_WITH_A_MASK if with_picture and fields.get("mask") is None else {})
+    further = {name: value for name, value in fields.items() if name not in form.model_fields}
+    faults = refused(further, form.neutral, only_with)
     try:
         asked = form.model_validate_json(body)
     except ValidationError as invalid:
-        raise InvalidRequest(*field_faults(invalid)) from None
-    maskless = isinstance(asked, ImageToImage) and asked.mask is None
-    only_with = form.only_with | (ONLY_WITH_A_MASK if maskless else {})
-    if faults := refused(asked.model_extra or {}, form.neutral, only_with):
+        raise InvalidRequest(*field_faults(invalid), *faults) from None
+    if faults:
         raise InvalidRequest(*faults)
     return asked
 
