@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import jsonschema_rs
 import pytest
 
@@ -107,6 +108,24 @@ def test_a_job_is_what_the_document_says(instant: ServedWorker, document: dict[s
 def test_a_refusal_is_what_the_document_says(instant: ServedWorker, document: dict[str, Any]) -> None:
     shown = operations(document)["POST /v1/jobs"]["responses"]["4XX"]["content"]["application/problem+json"]["schema"]
     fits(instant.client.post("/v1/jobs", json={"steps": 0}).json(), shown)
+
+
+def test_refusals_of_other_apis_are_what_the_document_says(serve: Callable[..., ServedWorker]) -> None:
+    worker = serve(sdapi=True)
+    found = operations(worker.client.get("/openapi.json").json())
+    for path in ("/v1/images/generations", "/sdapi/v1/txt2img"):
+        answer = httpx.post(worker.url + path, json={"prompt": 1}, trust_env=False)
+        content = found[f"POST {path}"]["responses"]["4XX"]["content"]
+        fits(answer.json(), content[answer.headers["content-type"]]["schema"])
+
+
+def test_the_document_names_every_kind_of_answer(document: dict[str, Any]) -> None:
+    found = {name: set(operation["responses"]) for name, operation in operations(document).items()}
+    picture = found["GET /v1/jobs/{job_id}/images/{index}"]
+    assert picture == {"200", "206", "304", "4XX", "5XX"}
+    assert found["GET /health"] == found["GET /ready"] == {"200", "503"}
+    assert {"4XX", "5XX"} <= found["POST /v1/jobs"]
+    assert "HTTPValidationError" not in json.dumps(document), "the framework's own, which is never sent"
 
 
 @pytest.mark.parametrize("inline", [False, True])

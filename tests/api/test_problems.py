@@ -32,6 +32,40 @@ def test_a_method_that_is_not_there(instant: ServedWorker, method: str, path: st
     assert response.headers["allow"]
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/jobs", "GET, HEAD, POST"),
+        ("/v1/jobs/x", "GET, HEAD, DELETE"),
+        ("/v1/jobs/x/stream", "GET"),
+        ("/v1/jobs/x/images/0", "GET, HEAD"),
+        ("/v1/images/generations", "POST"),
+        ("/", "GET, HEAD"),
+    ],
+)
+def test_all_methods_that_are_there_are_told(instant: ServedWorker, path: str, methods: str) -> None:
+    refused = httpx.put(instant.url + path)
+    assert (refused.status_code, refused.headers["allow"]) == (405, methods)
+
+
+def test_what_can_be_got_has_a_head(instant: ServedWorker) -> None:
+    job = instant.finish()["job_id"]
+    for path in (
+        "/health",
+        "/ready",
+        "/metrics",
+        "/v1/info",
+        "/v1/jobs",
+        f"/v1/jobs/{job}",
+        "/v1/models",
+        "/v1/models/fake",
+    ):
+        head, whole = instant.client.head(path), instant.client.get(path)
+        assert (head.status_code, head.content) == (200, b""), path
+        assert head.headers["content-type"] == whole.headers["content-type"]
+        assert int(head.headers["content-length"]) > 0
+
+
 def test_a_problem_holds_what_rfc_9457_and_the_contract_name(instant: ServedWorker) -> None:
     assert instant.try_post(steps=0).json() == {
         "type": "urn:sd-worker:invalid_request",

@@ -144,9 +144,17 @@ def json_content(schema: Schema) -> Schema:
     return {"application/json": {"schema": schema}}
 
 
-REFUSED: dict[int | str, dict[str, Any]] = {
-    "4XX": {"description": "refused", "content": {"application/problem+json": {"schema": PROBLEM}}},
-}
+def refused(content: Schema) -> dict[int | str, dict[str, Any]]:
+    """The responses of a request that is not honoured: by its own fault, or because the worker cannot now."""
+    return {"4XX": {"description": "refused", "content": content}, "5XX": {"description": "failed", "content": content}}
+
+
+REFUSED = refused({"application/problem+json": {"schema": PROBLEM}})
+REFUSED_BY_OPENAI = refused(
+    json_content(
+        thing(error=thing(message=TEXT, type=TEXT, param=or_null(TEXT), code={**TEXT, "description": "to act on"}))
+    )
+)
 
 
 def header(name: str, described: str) -> Schema:

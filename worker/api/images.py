@@ -8,6 +8,7 @@ import re
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from worker.api.document import REFUSED, Schema
 from worker.errors import ImageNotFound, RangeNotSatisfiable
 from worker.jobs.service import JobService
 
@@ -16,14 +17,19 @@ CACHE_CONTROL = "private, max-age=31536000, immutable"
 
 def router(service: JobService) -> APIRouter:
     """`GET /v1/jobs/{job_id}/images/{index}`; HEAD too."""
-    routes = APIRouter(tags=["jobs"])
+    routes = APIRouter(tags=["jobs"], responses=REFUSED)
+    picture: Schema = {"content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}}}
 
     @routes.head("/v1/jobs/{job_id}/images/{index}", include_in_schema=False)
     @routes.get(
         "/v1/jobs/{job_id}/images/{index}",
         summary="Fetch a finished picture",
         response_class=Response,
-        responses={200: {"content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}}}},
+        responses={
+            200: picture,
+            206: picture | {"description": "the part that was asked for"},
+            304: {"description": "the client's copy is the same"},
+        },
     )
     async def get_image(request: Request, job_id: str, index: str) -> Response:
         """The bytes; 206 for a `Range`, 304 where the client's copy is the same."""

@@ -56,6 +56,7 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
             headers={"Location": f"/v1/jobs/{job.id}"} | passed_on,
         )
 
+    @routes.head("/v1/jobs", include_in_schema=False)
     @routes.get(
         "/v1/jobs",
         summary="List the known jobs, newest first",
@@ -81,6 +82,7 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
             "next": page[-1].id if len(jobs) > len(page) else None,
         }
 
+    @routes.head("/v1/jobs/{job_id}", include_in_schema=False)
     @routes.get("/v1/jobs/{job_id}", summary="Show a job", responses={200: {"content": one}})
     async def get_job(job_id: str) -> dict[str, Any]:
         """The job as it stands now."""

@@ -22,17 +22,20 @@ def router(
     """Routes that answer whatever the engine is doing."""
     routes = APIRouter(tags=["worker"])
 
-    @routes.get(HEALTH, summary="Is the worker alive?")
+    @routes.head(HEALTH, include_in_schema=False)
+    @routes.get(HEALTH, summary="Is the worker alive?", responses={503: {"description": "it is not"}})
     async def health() -> Response:
         """503 when the engine's thread is dead or makes no progress."""
         return health_answer(service.engine.snapshot().healthy)
 
-    @routes.get(READY, summary="Does the worker take jobs to draw now?")
+    @routes.head(READY, include_in_schema=False)
+    @routes.get(READY, summary="Does the worker take jobs to draw now?", responses={503: {"description": "not now"}})
     async def ready() -> Response:
         """503 with the reason, and with the load's progress while loading."""
         snapshot = service.engine.snapshot()
         return ready_answer(snapshot.state, snapshot.load_progress)
 
+    @routes.head("/metrics", include_in_schema=False)
     @routes.get("/metrics", summary="Figures for Prometheus", response_class=Response)
     async def prometheus() -> Response:
         """Text exposition format."""
@@ -40,6 +43,7 @@ def router(
         text = metrics.exposition(len(snapshot.waiting), snapshot.running)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    @routes.head("/v1/info", include_in_schema=False)
     @routes.get("/v1/info", summary="What this worker is and offers")
     async def info() -> dict[str, Any]:
         """The worker, its model and defaults, tasks, samplers and limits."""

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from worker.api.openai.errors import openai_error, speaks_openai
 from worker.errors import InternalError, MalformedBody, MethodNotAllowed, RequestError, RouteNotFound
@@ -17,6 +18,7 @@ from worker.errors import InternalError, MalformedBody, MethodNotAllowed, Reques
 if TYPE_CHECKING:
     from fastapi import FastAPI  # refusals are also told before it is imported
 
+METHODS = ("GET", "HEAD", "POST", "DELETE")
 logger = logging.getLogger(__name__)
 
 
@@ -42,6 +44,12 @@ def refusal(path: str, error: RequestError) -> Response:
     return openai_error(error) if speaks_openai(path) else problem(error)
 
 
+def _answers(request: Request, method: str) -> bool:
+    """Whether what a request asks for would be there by this method, which the route that refuses it cannot know."""
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of `app` this way."""
 
@@ -56,7 +64,7 @@ def install(app: FastAPI) -> None:
                 return refusal(request.scope["path"], RouteNotFound())
             case 405:
                 refused = MethodNotAllowed()
-                refused.headers = dict(error.headers or {})
+                refused.headers = {"Allow": ", ".join(filter(lambda method: _answers(request, method), METHODS))}
                 return refusal(request.scope["path"], refused)
             case _:
                 return refusal(request.scope["path"], InternalError())

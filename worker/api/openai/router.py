@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from worker.api.body import field_faults, load_json, read_body
-from worker.api.document import GENERATION_EXAMPLES
+from worker.api.document import GENERATION_EXAMPLES, REFUSED_BY_OPENAI
 from worker.api.ending import leave, until_ended
 from worker.api.inline import with_pictures
 from worker.api.masks import white_where_transparent
@@ -37,7 +37,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 
 def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: StreamTimes) -> APIRouter:
     """Routes under `/v1/images` and `/v1/models`."""
-    routes = APIRouter(tags=["openai"])
+    routes = APIRouter(tags=["openai"], responses=REFUSED_BY_OPENAI)
     created = int(time.time())
     limits = service.limits
     one_mask_at_a_time = anyio.CapacityLimiter(1)
@@ -91,11 +91,13 @@ def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: Stre
         asked, params = await read(request)
         return await draw(request, "image_edit", asked, params)
 
+    @routes.head("/v1/models", include_in_schema=False)
     @routes.get("/v1/models", summary="List the loaded model, as the OpenAI API has it")
     async def list_models() -> dict[str, Any]:
         """One worker, one model."""
         return {"object": "list", "data": [model_json(facts.id, created)]}
 
+    @routes.head("/v1/models/{model_id:path}", include_in_schema=False)
     @routes.get("/v1/models/{model_id:path}", summary="Show the loaded model, as the OpenAI API has it")
     async def show_model(model_id: str) -> dict[str, Any]:
         """404 for any other."""

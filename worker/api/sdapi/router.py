@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from worker.api.body import beside, read_body
-from worker.api.document import IMAGE_TO_IMAGE_EXAMPLES, TEXT_TO_IMAGE_EXAMPLES
+from worker.api.document import IMAGE_TO_IMAGE_EXAMPLES, REFUSED, TEXT_TO_IMAGE_EXAMPLES
 from worker.api.ending import until_ended
 from worker.api.inline import with_pictures
 from worker.api.request import openapi_body
@@ -26,7 +26,7 @@ from worker.jobs.service import JobService
 
 def router(service: JobService, facts: ModelFacts) -> APIRouter:
     """Routes under `/sdapi/v1`."""
-    routes = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
+    routes = APIRouter(prefix="/sdapi/v1", tags=["sdapi"], responses=REFUSED)
     jobs = CurrentJobs()
     limits = service.limits
     one_mask_at_a_time = anyio.CapacityLimiter(1)
