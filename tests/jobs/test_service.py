@@ -33,6 +33,7 @@ class Scripted:
     def __init__(self, capacity: int = 8) -> None:
         self.capacity = capacity
         self.state = EngineState.READY
+        self.healthy = True
         self.queue: list[Work] = []
         self.loads: list[Load] = []
         self.pace: Pace | None = None
@@ -54,7 +55,7 @@ class Scripted:
 
     def snapshot(self) -> Snapshot:
         waiting = tuple(work.job_id for work in self.queue)
-        return Snapshot(self.state, True, 1.0, waiting, tuple(self.loads), self.pace)
+        return Snapshot(self.state, self.healthy, 1.0, waiting, tuple(self.loads), self.pace)
 
     def drain(self) -> list[str]:
         self.state = EngineState.DRAINING
@@ -402,6 +403,22 @@ class TestJournal:
         assert isinstance(journal.written[-1][1], Queued)
         service.receive([(running.id, Cancelled(CancelReason.SHUTDOWN))])
         assert not running.ended
+
+    async def test_what_runs_while_the_device_hangs_is_left_as_it_is(
+        self, service: JobService, engine: Scripted, journal: KeepsInMind
+    ) -> None:
+        running, cancelled, waiting = start(service, engine), start(service, engine), submit(service)
+        service.cancel(cancelled.id)
+        readers = [asyncio.create_task(events(job)) for job in (running, waiting)]
+        engine.healthy = False
+        await service.drain(0.01)
+        assert [(await reader)[-1] for reader in readers] == [Started(1), Queued(0, None)], "sent away"
+        assert [event for job_id, event in journal.written if job_id == running.id] == [Queued(0, None), Started(1)]
+        assert cancelled.status is Status.CANCELLED
+        service.receive([(running.id, Cancelled(CancelReason.SHUTDOWN))])
+        assert not running.ended
+        service.cancel(running.id)
+        assert running.status is Status.CANCELLED
 
     async def test_a_cancel_in_the_last_moment_is_not_lost(
         self, service: JobService, engine: Scripted, journal: KeepsInMind

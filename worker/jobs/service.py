@@ -197,12 +197,13 @@ class JobService:
                 return
 
     def _leave_for_later(self) -> None:
-        """What runs is put back, so that the next process does not take it for the cause of this one's end; but for
-        what somebody has cancelled, although the engine has not come to it."""
+        """What runs is put back, so that the next process does not take it for the cause of this one's end, unless it
+        may be: the engine hangs. What somebody has cancelled ends so, although the engine has not come to it."""
         self._record([(job, Cancelled(job.cancel_reason)) for job in self.store.unended() if job.cancel_reason])
         left = self.store.unended()
         running = [job for job in left if job.status is Status.RUNNING]
-        self._record([(job, Queued(position, None)) for position, job in enumerate(running)])
+        if self.engine.snapshot().healthy:
+            self._record([(job, Queued(position, None)) for position, job in enumerate(running)])
         self._closed = True
         for job in running:
             self.engine.cancel(job.id, CancelReason.SHUTDOWN)
