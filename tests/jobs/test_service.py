@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import LIMITS, make_params
+from tests.fakes import LIMITS, SECRET, make_params
 from worker import errors
 from worker.jobs.engine import EngineState, Load, Pace, Snapshot
 from worker.jobs.events import Cancelled, CancelReason, Completed, Event, Failed, Queued, Started, Timings
@@ -355,6 +356,21 @@ def kept(*events: Event, kills: int = 0, model_id: str = "fake", **changes: Any)
     return Kept(job, None, b"", kills, model_id)
 
 
+class FailsToTidy(KeepsInMind):
+    """Neither what was forgotten can be written down, nor what was written be brought into its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tried = threading.Semaphore(0)
+
+    def tidy(self) -> None:
+        raise RuntimeError(SECRET)
+
+    def checkpoint(self) -> None:
+        self.tried.release()
+        raise OSError(SECRET)
+
+
 class TestJournal:
     @pytest.fixture
     async def journal(self) -> KeepsInMind:
@@ -450,6 +466,20 @@ class TestJournal:
         await service.drain(0.01)
         assert (cancelled.status, goes_on.status) == (Status.CANCELLED, Status.QUEUED)
         assert (cancelled.id, Cancelled(CancelReason.REQUESTED)) in journal.written
+
+    async def test_the_house_is_kept_whatever_goes_wrong(
+        self, engine: Scripted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("worker.jobs.service.HOUSEKEEPING_S", 0.0)
+        journal = FailsToTidy()
+        keeping = asyncio.create_task(JobService(engine, LIMITS, journal=journal).keep_house())
+        for _ in range(3):
+            assert await asyncio.to_thread(journal.tried.acquire, timeout=WAIT_S)
+        keeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await keeping
+        assert {"RuntimeError", "OSError"} == {record.getMessage().rpartition(" ")[2] for record in caplog.records}
+        assert SECRET not in caplog.text
 
     async def test_an_engine_that_never_came_up_ends_no_waiting_job(
         self, service: JobService, engine: Scripted

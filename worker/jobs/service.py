@@ -7,10 +7,11 @@ Lives on the event loop alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from worker import errors
 from worker.jobs import estimates
@@ -180,9 +181,11 @@ class JobService:
         """For ever: forget what is too old although nobody asks, and tidy the journal."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            self.store.expire()
-            self.journal.tidy()
-            await asyncio.to_thread(self.journal.checkpoint)
+            with _going_on():
+                self.store.expire()
+                self.journal.tidy()
+            with _going_on():
+                await asyncio.to_thread(self.journal.checkpoint)
 
     def busy(self) -> bool:
         """Whether anything is left that a drain waits for."""
@@ -241,3 +244,12 @@ class JobService:
                 self.store.note_ended(job)
         if any(entry.is_ending for _, entry in recorded) and not self.busy():
             self._quiet.set()
+
+
+@contextlib.contextmanager
+def _going_on() -> Iterator[None]:
+    """What goes wrong is told, by its kind alone, since it might name paths; and is tried anew the next time."""
+    try:
+        yield
+    except Exception as error:
+        logger.error("the house is not in order: %s", type(error).__name__)
