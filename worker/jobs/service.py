@@ -121,7 +121,7 @@ class JobService:
         job = self.store.get(job_id)
         if not job.ended:
             job.cancel_reason = job.cancel_reason or reason
-            left_for_later = self._closed or job.log.closed
+            left_for_later = job.log.closed
             if left_for_later or self.engine.cancel(job_id, job.cancel_reason):
                 self._cancel_waiting(job, job.cancel_reason)
                 self.positions.changed()
