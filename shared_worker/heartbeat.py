@@ -73,27 +73,27 @@ class Heartbeat:
             while True:
                 async for attempt in AsyncRetrying(wait=self._back_off, retry=retry_if_exception_type(Undelivered)):
                     with attempt:
-                        await self._tell(client)
+                        await self._tell(client, self._describe())
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._every_s):
                         while self._describe().status is self._told:
                             await self._changed.wait()
                             self._changed.clear()
 
-    async def tell_last(self, timeout_s: float) -> None:
-        """One attempt with the state of this moment, for a worker that is about to go and cannot wait for long."""
+    async def tell_last(self, status: WorkerStatus, timeout_s: float) -> None:
+        """One attempt with the state of this moment and `status`, for a worker that is about to go and cannot wait for
+        long."""
         async with self._client() as client:
             with contextlib.suppress(Undelivered, TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    await self._tell(client)
+                    await self._tell(client, self._describe().model_copy(update={"status": status}))
 
     def _client(self) -> httpx.AsyncClient:
         # No proxy, certificate or credential that somebody's environment or .netrc names.
         return httpx.AsyncClient(headers=self._headers, follow_redirects=False, trust_env=False)
 
-    async def _tell(self, client: httpx.AsyncClient) -> None:
+    async def _tell(self, client: httpx.AsyncClient, worker: WorkerInfo) -> None:
         """Raises Undelivered."""
-        worker = self._describe()
         body: dict[str, object] = {"worker": worker.model_dump(mode="json"), "timestamp": datetime.now(UTC).isoformat()}
         try:
             async with asyncio.timeout(self._timeout_s):

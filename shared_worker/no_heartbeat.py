@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared_worker.contract import WorkerStatus
+
 
 class NoHeartbeat:
     """Tells nobody."""
@@ -12,5 +17,5 @@ class NoHeartbeat:
     async def run(self) -> None:
         """At once."""
 
-    async def tell_last(self, timeout_s: float) -> None:
+    async def tell_last(self, status: WorkerStatus, timeout_s: float) -> None:
         """At once."""

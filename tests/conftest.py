@@ -19,8 +19,8 @@ from tests.serving import ServedWorker, smaller
 GUARD_S = 120.0
 SERVED = (
     *("api/", "client/", "reliability/", "state/test_durability.py", "ui/", "test_compiler.py", "test_demo.py"),
-    *("test_docs.py", "test_flow.py", "test_provenance.py", "test_server.py", "test_starting.py", "test_tasks.py"),
-    "test_tracing.py",
+    *("test_docs.py", "test_flow.py", "test_provenance.py", "test_server.py", "test_starting.py", "test_stopping.py"),
+    *("test_tasks.py", "test_tracing.py"),
 )
 """Files whose tests keep workers, browsers or compilers busy, or count seconds, as do those named `*_served.py`. They
 are never beside one another, but only beside tests that do not mind how long it takes. Both take about as long: what is

@@ -49,9 +49,9 @@ def client_of(url: str) -> httpx.Client:
     return httpx.Client(base_url=url, timeout=START_S, trust_env=False)
 
 
-def start(*flags: str) -> Worker:
+def start(*flags: str, launch: str = LAUNCH) -> Worker:
     """As soon as it says where it listens; its model is still loading then."""
-    process = subprocess.Popen([sys.executable, "-c", LAUNCH, "--port", "0", *flags], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", launch, "--port", "0", *flags], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if found := re.search(r"http://127\.0\.0\.1:\d+", line):

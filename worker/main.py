@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gc
 import os
+import signal
 import socket
 import sys
 import threading
@@ -51,8 +52,8 @@ def mps() -> int:
 
 
 def run(backend: Backend, arguments: Sequence[str] | None = None) -> int:
-    """Serve until stopped; returns the exit status: 0 after a drain, 1 if the engine failed, 2 if it cannot start
-    and never will as things are.
+    """Serve until stopped, and end the process: with 0 after a drain, 1 if the engine failed, 2 if the model cannot be
+    loaded. Returns 2 if it cannot start, or 1 where that may go well the next time.
 
     With `inspect` as its first argument it says what a file is instead.
     """
@@ -100,7 +101,7 @@ def _let_segments_grow() -> None:
 
 async def _run(
     settings: Settings, backend: Backend, tokens: Tokens, listener: socket.socket, at_end: contextlib.ExitStack
-) -> int:
+) -> NoReturn:
     door = Door(other_origins=bool(settings.origins))
     url = address_of(settings.host, listener)
     serving: Serving | None = None
@@ -136,10 +137,11 @@ async def _run(
         raise
     door.open(serving.app)
     await until_closed
-    status, ended = await serving.end()
-    if not ended:
-        _leave(status)
-    return status
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn has put back what would end the process in mid-sentence
+        signal.signal(number, signal.SIG_IGN)
+    status = await serving.end()
+    at_end.close()
+    _leave(status)
 
 
 def _prepare(settings: Settings, backend: Backend) -> Provided:
@@ -171,7 +173,9 @@ def _in_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
 
 
 def _leave(status: int) -> NoReturn:
-    """End at once, although a thread is deep inside an import or the device: at an ordinary exit Python would wait for
-    it, or crash under it."""
-    sys.stderr.flush()
+    """End at once, although a thread is deep inside an import, the device, a disk or a resolver: at an ordinary exit
+    Python would wait for it, or crash under it. Nothing here leaves anything to be done at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # it is not there any more
+            stream.flush()
     os._exit(status)

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp
 
 from shared_worker.auth import Tokens
+from shared_worker.contract import WorkerStatus
 from shared_worker.device import memory, peak_bytes
 from worker import __version__, logs, provide
 from worker.app import create_app
@@ -51,8 +53,8 @@ class Serving:
     app: ASGIApp
     drain: Callable[[], Awaitable[None]]
     hurry: Callable[[], None]
-    end: Callable[[], Awaitable[tuple[int, bool]]]
-    """Once the server has closed: the exit status, and whether the engine's thread has ended."""
+    end: Callable[[], Awaitable[int]]
+    """Once the server has closed: the exit status. Threads may be left that do not end."""
 
 
 def begin(settings: Settings, tokens: Tokens, provided: Provided, url: str, stop: Callable[[], None]) -> Serving:
@@ -185,11 +187,14 @@ def begin(settings: Settings, tokens: Tokens, provided: Provided, url: str, stop
         flush=True,
     )
 
-    async def end() -> tuple[int, bool]:
-        stopped = await asyncio.to_thread(engine.stop, STOP_ENGINE_S)
+    async def end() -> int:
+        # In a thread of its own: all of the loop's may hang in a resolver, and what is written at last in a disk.
+        stopping = threading.Thread(target=engine.stop, args=(STOP_ENGINE_S,), name="stopping", daemon=True)
+        stopping.start()
+        stopping.join(STOP_ENGINE_S)
         for task in beside:
             task.cancel()
-        await heartbeat.tell_last(LAST_WORD_S)
+        await heartbeat.tell_last(WorkerStatus.STOPPED, LAST_WORD_S)
         if tracing is not None:
             tracing.close(LAST_SPANS_S)
         status = 0
@@ -200,6 +205,6 @@ def begin(settings: Settings, tokens: Tokens, provided: Provided, url: str, stop
             else:
                 status, told = 1, f"the engine failed: {told}"
             print(f"sd-worker-{device.backend}: {told}", file=sys.stderr)
-        return status, stopped
+        return status
 
     return Serving(app, drain, service.hurry, end)
