@@ -175,6 +175,18 @@ def test_a_published_file_is_known_by_its_header(
     assert (facts.id, facts.family, facts.width) == ("no name", family, side)
 
 
+@pytest.mark.parametrize("link", ["current", "current.safetensors"])
+def test_behind_a_link_it_has_its_own_name(tmp_path: Path, link: str) -> None:
+    (tmp_path / link).symlink_to(write_published(tmp_path / "its own.safetensors", "sd1").name)
+    assert recognise(tmp_path / link).facts.id == "its own"
+
+
+def test_what_a_link_with_the_ending_leads_to_needs_none(tmp_path: Path) -> None:
+    """As in the cache of Hugging Face."""
+    (tmp_path / "model.safetensors").symlink_to(write_published(tmp_path / "0123abcd", "sd1").name)
+    assert recognise(tmp_path / "model.safetensors").facts.id == "model"
+
+
 def test_what_the_file_says_of_its_prediction_is_heeded(tmp_path: Path) -> None:
     def prediction(kind: str, **how: Any) -> tuple[str, Any, Any]:
         source = open_source(str(write_published(tmp_path / "x.safetensors", kind, **how)))

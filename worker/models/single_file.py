@@ -50,10 +50,12 @@ class SingleFile:
 
         Raises ModelUnusable for what the header shows to be no such file.
         """
-        self.file = file
-        if file.suffix.lower() != ".safetensors":
+        # A link such as `current` stands for what it leads to; in the cache of Hugging Face that has no ending.
+        resolved = file.resolve()
+        self.file = resolved if resolved.suffix.lower() == ".safetensors" else file
+        if self.file.suffix.lower() != ".safetensors":
             raise ModelUnusable("the file is no safetensors file by its name; only safetensors is served")
-        self.header = read_header(file)
+        self.header = read_header(self.file)
         refuse_other_kinds(self.header)
         shapes = unet_shapes(self.header)
         self.configs: DiffusersFolder | ShippedConfigs
