@@ -9,7 +9,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from worker.jobs.events import Cancelled, Completed, Event, Failed, Progress, Queued, Started
-from worker.jobs.job import Job
+from worker.jobs.job import Job, Status
 
 STEP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT_BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
@@ -23,6 +23,8 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self._prompt_bytes = self._peak_bytes = 0
         self.jobs = Counter("sdw_jobs", "Jobs by how they ended", ["status"], registry=registry)
+        for ending in (Status.COMPLETED, Status.FAILED, Status.CANCELLED):
+            self.jobs.labels(ending.value)  # no rate counts the first failure where nothing was there before it
         self.accepted = Counter("sdw_jobs_accepted", "Jobs accepted", registry=registry)
         self.waiting = Gauge("sdw_queue_waiting", "Jobs that wait", registry=registry)
         self.running = Gauge("sdw_jobs_running", "Jobs that run", registry=registry)
@@ -170,7 +172,8 @@ class Metrics:
         self.memory.labels("peak").set_function(read_peak)
         self.memory.labels("weights").set_function(weights_bytes)
         self.memory.labels("prompt_cache").set_function(lambda: self._prompt_bytes)
-        self.memory.labels("working_set").set_function(lambda: max(0.0, read(1) - weights_bytes() - self._prompt_bytes))
+        # NaN stays what it is as the first of the two.
+        self.memory.labels("working_set").set_function(lambda: max(read(1) - weights_bytes() - self._prompt_bytes, 0.0))
 
     def exposition(self, waiting: int, running: int) -> bytes:
         """The text that Prometheus scrapes."""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import eventually
 from tests.fakes import FACTS, LIMITS, FailsToLoad, LoadsWhenTold, LosesDevice, StepByStep
-from tests.serving import ServedWorker, events_of
+from tests.serving import ENDINGS, ServedWorker, events_of
 from worker.metrics import Metrics
 
 Serve = Callable[..., ServedWorker]
@@ -67,6 +67,21 @@ def test_the_peak_is_the_most_that_was_ever_told() -> None:
     ]
     assert math.isnan(peaks[0])
     assert peaks[1:] == [100, 300, 300]
+
+
+def test_what_is_not_known_is_no_number() -> None:
+    metrics = Metrics()
+    metrics.watch(lambda: 2, lambda: (1000, None))
+    samples = samples_of(metrics.exposition(0, 0).decode())
+    assert math.isnan(samples['sdw_memory_bytes{kind="used"}'])
+    assert math.isnan(samples['sdw_memory_bytes{kind="working_set"}'])
+    metrics.watch(lambda: 2, lambda: (1000, 10), weights_bytes=lambda: 20)
+    assert samples_of(metrics.exposition(0, 0).decode())['sdw_memory_bytes{kind="working_set"}'] == 0
+
+
+def test_every_ending_is_there_before_the_first() -> None:
+    samples = samples_of(Metrics().exposition(0, 0).decode())
+    assert [samples[f'sdw_jobs_total{{status="{ending}"}}'] for ending in ENDINGS] == [0, 0, 0]
 
 
 def test_info(instant: ServedWorker) -> None:
