@@ -312,6 +312,21 @@ def test_what_cannot_be_sent_is_refused_at_the_start(name: str, value: str, said
         wanted({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "100000", "max_export_batch_size must be"),
+        ("OTEL_ATTRIBUTE_COUNT_LIMIT", "x", "OTEL_ATTRIBUTE_COUNT_LIMIT must be"),
+    ],
+)
+def test_what_the_sdk_refuses_is_refused_at_the_start(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=f"^OpenTelemetry refuses one of its settings .*: {said}.*$"):
+        Tracing.from_environment("test")
+
+
 def test_missing_packages_are_one_line_at_the_start() -> None:
     launch = "import sys; sys.modules['opentelemetry.sdk.trace'] = None; from worker.main import cpu; sys.exit(cpu())"
     done = subprocess.run(

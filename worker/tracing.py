@@ -59,7 +59,8 @@ class Tracing:
 
     @classmethod
     def from_environment(cls, worker_id: str) -> Tracing:
-        """Call it where `wanted`. Raises ConfigurationError where the packages for it are not installed."""
+        """Call it where `wanted`. Raises ConfigurationError where the packages for it are not installed, or refuse a
+        setting."""
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -70,10 +71,13 @@ class Tracing:
                 f"{ENDPOINT} is set, but traces need packages that are not there: pip install 'sd-worker[tracing]'"
             ) from None
         own = {"service.name": "sd-worker", "service.version": __version__, "service.instance.id": worker_id}
-        # What the operator says in OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES goes before it.
-        resource = Resource.create(own).merge(OTELResourceDetector().detect())
-        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        try:
+            # What the operator says in OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES goes before it.
+            resource = Resource.create(own).merge(OTELResourceDetector().detect())
+            provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+            provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        except ValueError as error:
+            raise ConfigurationError(f"OpenTelemetry refuses one of its settings (OTEL_…): {error}") from None
         return cls(provider)
 
     def recorded(self, job: Job, event: Event) -> None:
