@@ -157,7 +157,7 @@ async def serve(
         sdapi=sdapi,
     )
     server = make_server(app, drain, service.hurry, receive_s, stall_s)
-    service.restore(facts.id)
+    service.restore(journal.restore(), facts.id)
     engine.start()
     on_built(Parts(engine, service, server, failures))
     keeping_house = asyncio.create_task(service.keep_house())

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from shared_worker.device import Device
+from tests.fakes import make_params
 from worker import provide
 from worker.errors import ConfigurationError
+from worker.jobs.events import Queued
+from worker.jobs.job import Job
 from worker.models.registry import identify
 from worker.settings import read_settings
+from worker.state.journal import SqliteJournal
 
 CPU, CUDA, MPS = (
     Device("cpu", "cpu", "a processor"),
@@ -109,6 +113,15 @@ def test_a_compiler_that_is_named_is_the_one_that_is_looked_for(
 def test_clients_hear_how_it_computes(flags: tuple[str, ...], told: tuple[str, str | None]) -> None:
     facts = provide.everything(read_settings("cpu", list(flags)), CPU).checkpoint.facts
     assert (facts.numerics, facts.compile) == told
+
+
+def test_what_an_earlier_process_left_is_read_beforehand(tmp_path: Path) -> None:
+    journal, job = SqliteJournal(tmp_path, "builtin"), Job(make_params())
+    journal.accept(job, job.record(Queued(0, None)), None, b"")
+    journal.close()
+    provided = provide.everything(read_settings("cpu", ["--state-dir", str(tmp_path)]), CPU)
+    provided.journal.close()
+    assert [kept.job.id for kept in provided.restored.jobs] == [job.id]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from worker.engine import sampling
 from worker.engine.encoding_pool import Sign
 from worker.engine.rows import UNMEASURED_ROWS, RowLimit
 from worker.errors import ConfigurationError
-from worker.jobs.journal import Journal, NoJournal
+from worker.jobs.journal import Journal, NoJournal, Restored
 from worker.measured import MeasuredRows, cache_dir, cache_file
 from worker.models.casting import weights_dtype_on
 from worker.models.checkpoint import Checkpoint
@@ -47,6 +47,8 @@ class Provided:
     sign: Sign | None
     tracing: Tracing | None
     journal: Journal
+    restored: Restored
+    """What the journal has of earlier processes."""
 
 
 def everything(settings: Settings, device: Device) -> Provided:
@@ -57,9 +59,9 @@ def everything(settings: Settings, device: Device) -> Provided:
     served = replace(served, facts=replace(served.facts, numerics=settings.numerics, compile=mode))
     signer = sign(settings)
     tracing = Tracing.from_environment(settings.worker_id) if wanted() else None
-    return Provided(
-        device, served, judging(settings, served, device, checker), signer, tracing, journal(settings, served)
-    )
+    judge = judging(settings, served, device, checker)
+    kept = journal(settings, served)
+    return Provided(device, served, judge, signer, tracing, kept, kept.restore())
 
 
 def compile_mode(settings: Settings, device: Device, checkpoint: Checkpoint) -> str | None:

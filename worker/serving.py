@@ -58,10 +58,7 @@ class Serving:
 
 
 def begin(settings: Settings, tokens: Tokens, provided: Provided, url: str, stop: Callable[[], None]) -> Serving:
-    """Start the engine, and say what is served; on the event loop. `stop` is called there when the engine fails.
-
-    Raises ConfigurationError where the journal cannot be read.
-    """
+    """Start the engine, and say what is served; on the event loop. `stop` is called there when the engine fails."""
     device, checkpoint, journal, tracing = provided.device, provided.checkpoint, provided.journal, provided.tracing
     loop = asyncio.get_running_loop()
     advertised = str(settings.advertise_url or url).rstrip("/")
@@ -176,7 +173,7 @@ def begin(settings: Settings, tokens: Tokens, provided: Provided, url: str, stop
         sdapi=settings.sdapi,
         tracer_provider=None if tracing is None else tracing.provider,
     )
-    service.restore(checkpoint.facts.id)
+    service.restore(provided.restored, checkpoint.facts.id)
     engine.start()
     beside = [asyncio.create_task(heartbeat.run()), asyncio.create_task(service.keep_house())]
     told = f"loading; {checkpoint.source.told}" if checkpoint.source.told else "loading"

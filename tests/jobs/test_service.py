@@ -332,13 +332,9 @@ class KeepsInMind(NoJournal):
 
     durable = True
 
-    def __init__(self, *kept: Kept) -> None:
-        self.kept = kept
+    def __init__(self) -> None:
         self.written: list[tuple[str, Event]] = []
         self.is_full = False
-
-    def restore(self) -> Restored:
-        return Restored(self.kept)
 
     def accept(self, job: Job, first: Entry, key: str | None, digest: bytes) -> None:
         if self.is_full:
@@ -494,9 +490,9 @@ class TestJournal:
         other_model, done = kept(model_id="another"), kept(Started(1), Completed((), Timings()))
         too_late = kept(timeout_s=0.001)
         await asyncio.sleep(0.002)
-        service = JobService(engine, LIMITS, journal=KeepsInMind(ran, waits, killer, other_model, done, too_late))
+        service = JobService(engine, LIMITS, journal=KeepsInMind())
         engine.capacity = 0
-        service.restore("fake")
+        service.restore(Restored((ran, waits, killer, other_model, done, too_late)), "fake")
         queued = [(work.job_id, work.attempt, work.alone) for work in engine.queue]
         assert queued[:2] == [(ran.job.id, 2, True), (waits.job.id, 1, False)]
         assert (ran.job.status, waits.job.status, done.job.status) == (Status.QUEUED, Status.QUEUED, Status.COMPLETED)

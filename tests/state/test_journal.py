@@ -105,6 +105,20 @@ def test_every_start_counts_what_ran(journal: SqliteJournal, tmp_path: Path) -> 
     journal.close()
 
 
+def test_a_start_that_ended_before_it_put_back_what_ran_is_not_counted(journal: SqliteJournal, tmp_path: Path) -> None:
+    live(journal, *LIVES["running"])
+    stopped = reopen(journal, tmp_path)
+    stopped.restore()
+    stopped._lock.close()  # as when the process ends while it still prepares
+    again = SqliteJournal(tmp_path / "state", "fake")
+    (kept,) = again.restore().jobs
+    assert kept.kills == 1
+    again.record([(kept.job, kept.job.record(Queued(0, None)))])
+    again._lock.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "state/jobs.sqlite3")) as database:
+        assert database.execute("SELECT kills FROM jobs").fetchall() == [(1,)]
+
+
 def test_order_of_acceptance(journal: SqliteJournal, tmp_path: Path) -> None:
     jobs = [live(journal, on_disconnect=OnDisconnect.CANCEL) for _ in range(20)]
     again = reopen(journal, tmp_path)

@@ -35,13 +35,14 @@ class Restored:
 
 
 class Journal(Protocol):
-    """All calls come from the event loop, but for `keep_images` and `checkpoint`, which may come from any thread."""
+    """All calls come from the event loop, but for `restore`, `keep_images` and `checkpoint`, which may come from any
+    thread."""
 
     durable: bool
     """Whether unended jobs live on when the process ends."""
 
     def restore(self) -> Restored:
-        """What was written by earlier processes; called once, first."""
+        """What was written by earlier processes; called once, first. It takes as long as reading all their pictures."""
 
     def accept(self, job: Job, first: Entry, key: str | None, digest: bytes) -> None:
         """Write a new job with its first event. Raises StorageFull, and has then written nothing."""

@@ -19,7 +19,7 @@ from worker.jobs.engine import Engine, EngineState
 from worker.jobs.events import Cancelled, CancelReason, Event, Failed, Queued, Started, Timings
 from worker.jobs.facts import Guidance, Limits
 from worker.jobs.job import Job, Status
-from worker.jobs.journal import Journal, NoJournal
+from worker.jobs.journal import Journal, NoJournal, Restored
 from worker.jobs.params import JobParams, OnDisconnect
 from worker.jobs.positions import Positions
 from worker.jobs.queue import Full, Work
@@ -59,12 +59,11 @@ class JobService:
         self.last_ending_at = -math.inf
         """When a job ended last, by the monotonic clock."""
 
-    def restore(self, model_id: str) -> None:
+    def restore(self, restored: Restored, model_id: str) -> None:
         """Take over what an earlier process accepted: ended jobs as they are, the others to be drawn from the start.
 
-        Call it once, before the engine starts.
+        `restored` is what the journal has of them. Call it once, before the engine starts.
         """
-        restored = self.journal.restore()
         self.store.restore(((one.job, one.key, one.digest) for one in restored.jobs), restored.expired)
         for one in restored.jobs:
             job = one.job

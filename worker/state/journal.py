@@ -1,4 +1,4 @@
-"""The journal as an SQLite file in WAL mode, with one writer: the event loop's thread.
+"""The journal as an SQLite file in WAL mode, with one writer: the event loop's thread, once it was read.
 
 A commit hands the pages to the system and waits for no disk, so it takes some tens of microseconds and survives
 the process, however that ends; only a power cut can lose the last moments. Bringing the log into the database
@@ -83,6 +83,7 @@ class SqliteJournal:
         self._folder = folder
         self._model_id = model_id
         self._behind: list[Statement] = []
+        self._kills: list[Statement] = []
         self._numbers: dict[str, int] = {}
         self._last_number = 0
         self._unkept: set[str] = set()
@@ -117,8 +118,9 @@ class SqliteJournal:
             # First what makes room: the disk may be full.
             self._pictures.keep_only({one.job.id for one in kept if one.job.status is Status.COMPLETED})
             running = [self._numbers[one.job.id] for one in kept if one.job.status is Status.RUNNING]
-            self._write_or_keep([(COUNT_KILL, (number,)) for number in running])
             self.tidy()
+            # Written with what comes next: a process that ends before it has put them back is none that died with them.
+            self._kills = [(COUNT_KILL, (number,)) for number in running]
             expired = [job_id for (job_id,) in self._database.execute("SELECT id FROM expired ORDER BY number")]
         except sqlite3.Error as error:
             raise _unusable(error) from None
@@ -279,13 +281,14 @@ class SqliteJournal:
 
     def _write(self, statements: list[Statement]) -> None:
         """These, behind what could not be written before; all or nothing."""
-        everything = [*self._behind, *statements]
+        everything = [*self._kills, *self._behind, *statements]
         if len(everything) == 1:  # a statement alone is a transaction by itself
             self._database.execute(*everything[0])
         elif everything:
             with self._transaction():
                 for statement, values in everything:
                     self._database.execute(statement, values)
+        self._kills.clear()
         self._behind.clear()
 
     @contextlib.contextmanager
