@@ -187,6 +187,34 @@ def test_what_a_link_with_the_ending_leads_to_needs_none(tmp_path: Path) -> None
     assert recognise(tmp_path / "model.safetensors").facts.id == "model"
 
 
+@pytest.mark.parametrize(
+    ("kind", "widths"),
+    [
+        ("sd1", {"text_encoder": 768}),
+        ("sd2", {"text_encoder": 1024}),
+        ("sdxl", {"text_encoder": 768, "text_encoder_2": 1280}),
+    ],
+)
+def test_embeddings_and_loras_are_held_against_its_text_encoders(
+    tmp_path: Path, kind: str, widths: dict[str, int]
+) -> None:
+    keys = ("emb_params",) if len(widths) == 1 else ("clip_l", "clip_g")
+    for name, more in (("fits", 0), ("wider", 8)):
+        shapes = {key: (2, width + more) for key, width in zip(keys, widths.values(), strict=True)}
+        write_zeros(tmp_path / f"embeddings/{name}.safetensors", shapes)
+    for part, width in widths.items():
+        down = f"{part}.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"
+        write_zeros(tmp_path / f"loras/{part}.safetensors", {down: (4, width)})
+        write_zeros(tmp_path / f"loras/{part} wider.safetensors", {down: (4, width + 8)})
+    checkpoint = recognise(write_published(tmp_path / "x.safetensors", kind))
+    embeddings = checkpoint.with_embeddings(tmp_path / "embeddings").facts.embeddings
+    assert [(one.name, one.fits) for one in embeddings] == [("fits", True), ("wider", False)]
+    reasons = {one.name: one.reason for one in checkpoint.with_loras(tmp_path / "loras", 0).facts.loras}
+    for part, width in widths.items():
+        assert reasons[part] is None
+        assert reasons[f"{part} wider"] == f"its {part} is {width + 8} wide, and the model's is {width}"
+
+
 def test_what_the_file_says_of_its_prediction_is_heeded(tmp_path: Path) -> None:
     def prediction(kind: str, **how: Any) -> tuple[str, Any, Any]:
         source = open_source(str(write_published(tmp_path / "x.safetensors", kind, **how)))

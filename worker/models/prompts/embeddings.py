@@ -115,8 +115,8 @@ NO_EMBEDDINGS = Embeddings()
 
 
 def clip_widths(configs: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
-    """Of those of a model's text encoders that are CLIP's, by their configurations."""
-    clip = [config for config in configs if "clip" in str(config.get("model_type"))]
+    """Of those of a model's text encoders that are CLIP's, by their configurations; those that ship name no type."""
+    clip = [config for config in configs if "clip" in str(config.get("model_type", "clip"))]
     return tuple(width for config in clip if type(width := config.get("hidden_size")) is int)
 
 
