@@ -92,6 +92,10 @@ def _with_alphas(tensors: Tensors) -> Tensors:
             if place + down in tensors:
                 rank = len(tensors[place + down])
                 tensors[place + up] = tensors[place + up].float() * (alpha / rank)
+    if any(name.startswith("lora_transformer_") for name in tensors):
+        # diffusers' converter of this layout asks for one at each layer: the rank, which changes nothing.
+        for name in [name for name in tensors if name.endswith(".lora_down.weight")]:
+            tensors[f"{name.removesuffix('.lora_down.weight')}.alpha"] = torch.tensor(float(len(tensors[name])))
     return tensors
 
 
