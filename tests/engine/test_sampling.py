@@ -156,6 +156,32 @@ def test_every_step_count_has_as_many_steps_and_ends_finite(name: str, spacing: 
         assert 0 <= plan.timesteps.min() <= plan.timesteps.max() <= 999
 
 
+@pytest.mark.parametrize("name", [name for name in READ_OFF if name not in ("lcm", "tcd")])
+def test_a_step_too_many_behind_the_last_is_not_read_off(name: str) -> None:
+    """Diffusers' schedulers count trailing steps in floating point; here at every number of them where that goes wrong.
+
+    A model that knows the picture draws it, but for the noise that `pndm` leaves at timestep 0.
+    """
+    config = config_of(spacing="trailing")
+    sigmas = NoiseSchedule.from_config(config).sigmas
+    picture, scheduler = noise_of(4), make_scheduler(name, config)
+    for steps in range(1, 151):
+        scheduler.set_timesteps(steps)
+        if scheduler.timesteps[-1] >= 0:
+            continue
+        plan = plan_of(name, config, steps)
+        assert (plan.steps, plan.calls) == (steps, len(scheduler.timesteps) - scheduler.order)
+        assert 0 <= plan.timesteps.min() <= plan.timesteps.max() <= 999
+        state = torch.zeros(1, plan.slots, *SHAPE)
+        state[:, X] = noise_of(5) * plan.initial_scale
+        for call, timestep in enumerate(plan.timesteps):
+            sigma = float(np.interp(timestep, np.arange(len(sigmas)), sigmas))
+            seen = state[:, X] * float(plan.input_scale[call]) * (sigma**2 + 1) ** 0.5
+            noise = noise_of(call)[None] if plan.noisy[call] else None
+            state = advance(state, (seen - picture) / sigma, noise, torch.from_numpy(stack_tables([(plan, call)])))
+        assert relative_error(state[0, X], picture) < 0.05
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_steps_are_counted_up_to_the_last_however_often_the_model_is_called(name: str) -> None:
     for steps in (1, 2, 3, 8, 50):

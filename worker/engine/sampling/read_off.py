@@ -48,6 +48,7 @@ def read_off(scheduler: Scheduler, schedule: NoiseSchedule, steps: int, first: i
     Raises ValueError where it does not make so many.
     """
     scheduler.set_timesteps(steps)
+    _without_negative_timestep(scheduler)
     timesteps = scheduler.timesteps[first * scheduler.order :]
     if first and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first * scheduler.order)
@@ -91,6 +92,18 @@ def read_off(scheduler: Scheduler, schedule: NoiseSchedule, steps: int, first: i
         level=np.asarray(levels, dtype=np.float32)[:, 1],
         initial_scale=float(scheduler.init_noise_sigma),
     )
+
+
+def _without_negative_timestep(scheduler: Scheduler) -> None:
+    """Take out a last step at timestep -1, which rounding makes of some numbers of steps with trailing spacing.
+
+    All else in the scheduler's tables stays, the noise level behind the last step too.
+    """
+    if scheduler.timesteps[-1] < 0:
+        end = len(scheduler.timesteps)
+        for name in ("timesteps", "sigmas", "sigmas_interpol"):
+            if (table := getattr(scheduler, name, None)) is not None:
+                setattr(scheduler, name, torch.cat([table[: end - scheduler.order], table[end:]]))
 
 
 def _unit(symbol: int) -> torch.Tensor:
