@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shared_worker.device import find_device
+from tests.models.tiny import load_stock
 from worker.engine import sampling
 from worker.engine.denoiser import Denoiser
 from worker.errors import ModelUnusable
@@ -65,6 +66,16 @@ def test_what_a_folder_says_of_itself(folder: Path) -> None:
     assert (facts.steps, facts.guidance_scale) == (25, 7.5)
     assert facts.sampler == "dpmpp_2m", "a scheduler that is not offered gives way to the family's"
     assert facts.samplers == SAMPLERS
+
+
+@pytest.mark.parametrize(
+    ("version", "side"), [("0.6.0", 128), ("0.8.0.dev0", 128), ("0.9.0.dev0", 32), ("0.10.2", 32), ("0.42.1", 32)]
+)
+@pytest.mark.filterwarnings("ignore:The configuration file of the unet:FutureWarning")
+def test_a_size_that_stock_pipelines_correct_is_corrected(folder: Path, version: str, side: int) -> None:
+    change(folder / "unet/config.json", _diffusers_version=version)
+    stock = load_stock(folder)
+    assert stock.unet.config.sample_size * stock.vae_scale_factor == recognise(folder).facts.width == side
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,8 +41,7 @@ def stock(tiny: Path) -> StableDiffusionPipeline:
 
 @pytest.fixture(scope="module")
 def model(tiny: Path) -> Model:
-    checkpoint = identify(str(tiny), dtype="float32", samplers=tuple(SCHEDULERS))
-    return checkpoint.load(find_device("cpu"), lambda share: None)
+    return load(tiny)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,11 @@ def denoiser(model: Model) -> Denoiser:
     loaded = Denoiser(lambda report: model)
     loaded.load(lambda share: None)
     return loaded
+
+
+def load(folder: Path) -> Model:
+    checkpoint = identify(str(folder), dtype="float32", samplers=tuple(SCHEDULERS))
+    return checkpoint.load(find_device("cpu"), lambda share: None)
 
 
 def draw(denoiser: Denoiser, *jobs: JobParams, join_every: int = 0) -> list[list[Pixels]]:
@@ -90,6 +96,29 @@ def test_a_job_alone_is_the_stock_pipelines_picture(
     assert picture.shape == (32, 32, 3)
     assert picture.dtype == np.uint8
     assert psnr_db(picture, by_stock(stock, asked)) >= ALONE_DB
+
+
+@pytest.mark.filterwarnings("ignore:The configuration file of this scheduler:FutureWarning")
+def test_what_stock_pipelines_correct_of_an_old_scheduler_is_corrected(
+    tiny: Path, stock: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "old"))
+    file = folder / "scheduler/scheduler_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    asked = job(sampler="ddim", steps=8)
+    expected = by_stock(stock, asked)
+    for offset in ({"steps_offset": 0}, {}):
+        del config["steps_offset"]
+        config |= offset
+        file.write_text(json.dumps(config), encoding="utf-8")
+        assert load_stock(folder).scheduler.config.steps_offset == 1
+        denoiser = Denoiser(lambda report: load(folder))
+        denoiser.load(lambda share: None)
+        assert psnr_db(draw(denoiser, asked)[0][0], expected) >= ALONE_DB
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index["_class_name"] = "LatentConsistencyModelPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert "steps_offset" not in load(folder).scheduler_config, "whose stock pipeline does not"
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)

@@ -7,6 +7,7 @@ here imports torch, so that the worker can say what it will serve before it is t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,8 @@ DEFAULTS_FILE = "sd_worker.json"
 """Beside `model_index.json`: what a model's maker found best, by the names of a job's fields, and `dtype`."""
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 """The noise that flows are drawn on; every published checkpoint of theirs comes with it."""
+BEFORE_0_9 = re.compile(r"0\.[0-8](?!\d)")
+"""Versions of diffusers."""
 SCHEDULER_SAMPLERS = {
     "DDIMScheduler": "ddim",
     "EulerDiscreteScheduler": "euler",
@@ -232,7 +235,10 @@ def sizes(family: Family, source: Source) -> tuple[int, int]:
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
         if family.name == "flux":
             return family.side_px, factor * 2  # its tokens are two by two
-        side = int(denoiser["sample_size"]) * factor
+        places = int(denoiser["sample_size"])
+        if family.name == "sd" and places < 64 and BEFORE_0_9.match(str(denoiser.get("_diffusers_version"))):
+            places = 64  # as the stock pipelines have it: 1.x said 32 then, and was trained at 512 pixels
+        side = places * factor
         if family.flow:
             return side, factor * int(denoiser["patch_size"])
         # Every level of the UNet but the last halves the latent.

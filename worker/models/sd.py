@@ -50,7 +50,7 @@ class StableDiffusion:
         self.facts = checkpoint.facts
         self.device = device
         self.dtype = TORCH_DTYPES[checkpoint.facts.dtype]
-        self.scheduler_config: Mapping[str, Any] = checkpoint.config("scheduler")
+        self.scheduler_config = _scheduler_config(checkpoint)
         self._text_encoder = text_encoder
         self._prompts = ClipEncoder(tokenizer, text_encoder, self._hidden, embeddings=checkpoint.embeddings)
         self._unet = unet
@@ -146,6 +146,14 @@ class StableDiffusion:
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
         """Through the VAE."""
         return self._vae.decode(latents, precise=precise)
+
+
+def _scheduler_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """With an offset of 1, whatever it says, where the stock pipelines of 1.x and 2.x correct it so; SDXL's and those
+    of latent consistency do not."""
+    config = checkpoint.config("scheduler")
+    corrected = checkpoint.family.name == "sd" and str(checkpoint.source.pipeline).startswith("StableDiffusion")
+    return {**config, "steps_offset": 1} if corrected else config
 
 
 def waves(value: float, width: int) -> torch.Tensor:
