@@ -11,10 +11,11 @@ from typing import Any
 from worker.errors import ModelUnusable
 from worker.models import checksum, contents
 from worker.models.checkpoint import Source
+from worker.models.controls.shapes import told_family
 from worker.models.family import Family
 from worker.models.file_kind import FileKind, kind_of
 from worker.models.folder import DiffusersFolder, read_json
-from worker.models.lora_file import TEXT_WIDTHS, printable, read_lora
+from worker.models.lora_file import printable, read_lora
 from worker.models.registry import DEFAULTS_FILE, default_sampler, family_of, open_source, sizes
 from worker.models.safetensors_header import Header, Tensor, read_header
 from worker.models.single_file import SingleFile
@@ -110,7 +111,7 @@ def _adapter(kind: FileKind, header: Header) -> dict[str, Any]:
     if kind is FileKind.LORA:
         told |= dataclasses.asdict(read_lora(header))
     elif kind is FileKind.CONTROLNET:
-        told["family"] = _controlnet_family(header)
+        told["family"] = told_family(header.tensors)
     elif kind is FileKind.EMBEDDING:
         told["vectors"] = max(one.shape[0] if len(one.shape) > 1 else 1 for one in header.tensors.values())
     elif kind is FileKind.UPSCALER:
@@ -121,24 +122,14 @@ def _adapter(kind: FileKind, header: Header) -> dict[str, Any]:
     return told
 
 
-def _controlnet_family(header: Header) -> str | None:
-    """By the width of the text that its second attention reads; the small ones of SDXL have no such attention."""
-    if any("add_embedding." in name or "label_emb." in name for name in header.tensors):
-        return "sdxl"
-    keys = (one for name, one in header.tensors.items() if name.endswith("attn2.to_k.weight") and len(one.shape) == 2)
-    key = next(keys, None)
-    return None if key is None else TEXT_WIDTHS.get(key.shape[1])
-
-
 def _controlnet_folder(path: Path) -> dict[str, Any]:
     config = read_json(path, "config.json")
     if (name := config.get("_class_name")) != "ControlNetModel":
         raise ModelUnusable(f"a folder with the configuration of {name!r}, which is not known here")
-    width = config.get("cross_attention_dim")
-    by_width = TEXT_WIDTHS.get(width) if isinstance(width, int) else None
+    tensors = DiffusersFolder(path.parent).tensors(path.name, "float32")
     return {
         "kind": FileKind.CONTROLNET.value,
-        "family": "sdxl" if config.get("addition_embed_type") else by_width,
+        "family": told_family(tensors),
         "layout": "diffusers folder",
-        **_counted({"file": DiffusersFolder(path.parent).tensors(path.name, "float32")}),
+        **_counted({"file": tensors}),
     }

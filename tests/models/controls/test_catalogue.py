@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.models.controls.nets import make_controlnet, write_controlnet
@@ -81,6 +82,20 @@ def test_the_original_layout_with_a_model_around_it_or_not(tiny: Path, tmp_path:
     first = next(iter(tensors.values()))
     save_file(around | {"model.diffusion_model.out.2.bias": first.clone()}, tmp_path / "whole.safetensors")
     assert all(one.fits for one in offered(tiny, tmp_path).values())
+
+
+def test_what_is_no_whole_net_or_pools_by_its_name(tiny: Path, nets: Path) -> None:
+    weights = nets / "edges" / WEIGHTS
+    for name in ("control_v11e_sd15_shuffle", "control_v11e_sd15_shuffle_fp16"):
+        shutil.copy(weights, nets / f"{name}.safetensors")
+        told = "by its name it pools over the whole picture (global_pool_conditions), which is not served"
+        assert reason(tiny, nets, name) == told
+    net = make_controlnet(tiny, conditioning_embedding_out_channels=(4, 8))
+    tensors = {f"control_model.{name}": one for name, one in original_controlnet(net.state_dict(), net.config).items()}
+    save_file(tensors | {"difference": torch.zeros(1)}, nets / "less.safetensors")
+    assert reason(tiny, nets, "less") == (
+        "its weights are differences from those of a model (a difference ControlNet); not served"
+    )
 
 
 def test_of_another_family(tiny: Path, nets: Path, tmp_path: Path) -> None:

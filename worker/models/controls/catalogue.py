@@ -26,6 +26,8 @@ FAMILIES = {"FluxControlNetModel": "flux", "SD3ControlNetModel": "sd3"}
 """What a class tells; of the one that is served, shapes do."""
 ADDED = (None, "text", "text_time")
 """What may be embedded with the timestep: nothing, the text once more, or what SDXL has beside it."""
+POOLING = ("_shuffle", "_shuffle_fp16")
+"""How the names of files end that pool over the whole picture: nothing in them tells it."""
 UNSET = ("class_embed_type", "num_class_embeds", "encoder_hid_dim", "encoder_hid_dim_type")
 """What only the configurations of other models' ControlNets have."""
 
@@ -159,6 +161,8 @@ def _file(path: Path) -> ControlShapes:
         raise NoControlNet(unreadable.detail) from None
     if (kind := kind_of(header)) is not FileKind.CONTROLNET:
         raise NoControlNet(f"it is of the kind: {kind.value}")
+    if path.stem.endswith(POOLING):
+        raise ModelUnusable("by its name it pools over the whole picture (global_pool_conditions), which is not served")
     refuse_types(header.tensors.items(), "the file")
     return read_shapes(header.tensors)
 

@@ -17,6 +17,8 @@ from worker.models.safetensors_header import Tensor
 
 ORIGINAL_PREFIX = "control_model."
 """What names of the original layout begin with where a ControlNet was saved with a model around it."""
+DIFFERENCE = "difference"
+"""The tensor that marks a ControlNet whose weights are to be added to those of the model it was made with."""
 MOST = 100
 """No kind of layer is there so often."""
 
@@ -72,7 +74,7 @@ class ControlShapes:
 
     `hint` are the channels over the control picture, level by level, each of half the size; `attentions` are width and
     depth of each transformer that reads the text, of `text_width`, None where there is none; `added` is the width of
-    what is embedded with the timestep, None where nothing is.
+    what is embedded with the timestep, None where nothing is; `family` as `told_family` has it.
     """
 
     in_channels: int
@@ -82,22 +84,27 @@ class ControlShapes:
     attentions: tuple[tuple[int, int], ...]
     text_width: int | None
     added: int | None
+    family: str | None
 
     @property
     def factor(self) -> int:
         """Pixels of the control picture along the side of a place of the latent."""
         return 1 << (len(self.hint) - 1)
 
-    @property
-    def family(self) -> str | None:
-        """Which models it was made for, where the shapes tell."""
-        if self.added is not None:
-            return "sdxl"
-        return None if self.text_width is None else TEXT_WIDTHS.get(self.text_width)
+
+def told_family(tensors: Mapping[str, Tensor]) -> str | None:
+    """Which models a ControlNet was made for, where shapes tell; the small ones of SDXL have no attention to a text."""
+    if any("add_embedding." in name or "label_emb." in name for name in tensors):
+        return "sdxl"
+    keys = (one for name, one in tensors.items() if name.endswith("attn2.to_k.weight") and len(one.shape) == 2)
+    key = next(keys, None)
+    return None if key is None else TEXT_WIDTHS.get(key.shape[1])
 
 
 def read_shapes(tensors: Mapping[str, Tensor]) -> ControlShapes:
     """Raises ModelUnusable for what is no ControlNet that is known here."""
+    if DIFFERENCE in tensors:
+        raise ModelUnusable("its weights are differences from those of a model (a difference ControlNet); not served")
     saved_around = any(name.startswith(ORIGINAL_PREFIX) for name in tensors)
     prefix = ORIGINAL_PREFIX if saved_around else ""
     named = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
@@ -122,6 +129,7 @@ def _shapes(named: Mapping[str, Tensor], layout: Layout) -> ControlShapes:
         attentions=tuple(sorted((width, depth) for (_, width), depth in depths.items())),
         text_width=next((one.shape[1] for one in keys.values()), None),
         added=named[layout.added].shape[1] if layout.added in named else None,
+        family=told_family(named),
     )
 
 
