@@ -264,6 +264,19 @@ def test_a_file_of_shapes_that_do_not_ship_needs_its_configurations(single: Path
     )
 
 
+@pytest.mark.parametrize(("kind", "attentions"), [("sd1", 16), ("sdxl", 70)])
+def test_so_does_one_of_fewer_layers(tmp_path: Path, kind: str, attentions: int) -> None:
+    """As SSD-1B, Segmind-Vega and small-sd are, whose other sizes are those of what they were distilled from."""
+    gone = "model.diffusion_model.middle_block.1."
+    rest = {name: shape for name, shape in shapes(kind).items() if not name.startswith(gone)}
+    types = {name: "I64" for name in rest if name.endswith("position_ids")}
+    file = write_zeros(tmp_path / "x.safetensors", rest, types=types)
+    assert refusal(recognise, file).startswith("the file's shapes are those of no configuration that ships")
+    less = attentions - sum(name.startswith(gone) and name.endswith("attn2.to_k.weight") for name in shapes(kind))
+    told = f"the configuration is of another model: its attentions is {attentions}, the file's {less}"
+    assert refusal(recognise, file, kind) == told
+
+
 def test_configurations_of_another_model_are_refused(tiny: Path, single: Path, tmp_path: Path) -> None:
     told = refusal(recognise, single, "sd1")
     assert told == "the configuration is of another model: its model_channels is 320, the file's 32"

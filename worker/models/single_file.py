@@ -31,15 +31,19 @@ PREFIXES: dict[str, tuple[str, ...]] = {
 """What the names of a part's tensors begin with; only one of them is in a file."""
 SERVED_CHANNELS = 320
 """Of the first level of every UNet whose configuration ships."""
+SERVED_ATTENTIONS = {768: 16, 1024: 16, 2048: 70}
+"""How many layers of such a UNet read the text, by its width; fewer in those that were distilled to be smaller."""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the UNet's tensors tell: input channels, width of its first level, width of a text's hidden states."""
+    """What the UNet's tensors tell: input channels, width of its first level, width of a text's hidden states, and how
+    many layers read it."""
 
     in_channels: int
     model_channels: int
     cross_attention_dim: int
+    attentions: int
 
 
 class SingleFile:
@@ -132,12 +136,12 @@ class SingleFile:
         """A configuration that contradicts the file is one of another model."""
         described = self.configs.config("unet")
         try:
-            told = Shapes(
-                described["in_channels"], described["block_out_channels"][0], described["cross_attention_dim"]
-            )
+            width = described["cross_attention_dim"]
+            attentions = shapes.attentions if isinstance(self.configs, DiffusersFolder) else SERVED_ATTENTIONS[width]
+            told = Shapes(described["in_channels"], described["block_out_channels"][0], width, attentions)
         except (KeyError, TypeError, IndexError):
             raise ModelUnusable("the model's configuration lacks its sizes") from None
-        for name in ("in_channels", "model_channels", "cross_attention_dim"):
+        for name in ("in_channels", "model_channels", "cross_attention_dim", "attentions"):
             its, files = getattr(told, name), getattr(shapes, name)
             if its != files:
                 raise ModelUnusable(f"the configuration is of another model: its {name} is {its}, the file's {files}")
@@ -146,10 +150,10 @@ class SingleFile:
 def unet_shapes(header: Header) -> Shapes:
     """Raises ModelUnusable where a UNet in the original layout lacks them."""
     first = header.tensors[FIRST_CONVOLUTION]
-    key = next((name for name in header.tensors if name.startswith(UNET) and name.endswith("attn2.to_k.weight")), None)
-    if key is None or len(first.shape) != 4 or len(header.tensors[key].shape) != 2:
+    keys = [tensor for name, tensor in header.under(UNET).items() if name.endswith("attn2.to_k.weight")]
+    if not keys or len(first.shape) != 4 or len(keys[0].shape) != 2:
         raise ModelUnusable("the file's UNet has other layers than Stable Diffusion's")
-    return Shapes(first.shape[1], first.shape[0], header.tensors[key].shape[1])
+    return Shapes(first.shape[1], first.shape[0], keys[0].shape[1], len(keys))
 
 
 def refuse_other_kinds(header: Header) -> None:
@@ -189,8 +193,9 @@ def _shipped(header: Header, shapes: Shapes) -> ShippedConfigs:
     elif kind == "sd2" and changes.get("prediction_type") == "epsilon":
         kind = "sd2-base"
     configs = ShippedConfigs(kind, {"scheduler": changes})
-    described = configs.config("unet")
-    if (shapes.model_channels, shapes.cross_attention_dim) != (SERVED_CHANNELS, described["cross_attention_dim"]):
+    width = configs.config("unet")["cross_attention_dim"]
+    served = (SERVED_CHANNELS, width, SERVED_ATTENTIONS[width])
+    if (shapes.model_channels, shapes.cross_attention_dim, shapes.attentions) != served:
         raise ModelUnusable(
             "the file's shapes are those of no configuration that ships with the worker; "
             "name a folder with its configurations by --model-config"
