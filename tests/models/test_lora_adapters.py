@@ -19,7 +19,9 @@ from worker.engine.denoiser import Denoiser
 from worker.errors import InvalidInput
 from worker.jobs.params import LoraParams
 from worker.models.loras.adapters import Adapters
+from worker.models.loras.folder import Fit, Loras
 from worker.models.loras.layers import LowRank, Rows
+from worker.models.loras.weights import read_weights
 
 __all__ = ["one_thread"]
 
@@ -162,6 +164,57 @@ def test_a_file_that_fits_by_its_header_alone_fails_its_job_alone(
     assert kept(denoiser) == []
     assert hooks(denoiser) == 0
     draw(denoiser, job(steps=1))
+
+
+def without_rank(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+    return name, tensor[:0] if "lora_A" in name else tensor[:, :0]
+
+
+@pytest.mark.parametrize("spoil", [without_rank, lambda name, tensor: (name, tensor.flatten())])
+@pytest.mark.parametrize("layer", ["to_q", "conv1"])
+def test_factors_that_are_none_fail_their_job_alone(tiny: Path, tmp_path: Path, spoil: Spoil, layer: str) -> None:
+    file = write_diffusers(tmp_path / "one.safetensors", make_factors({"unet": load_stock(tiny).unet}, 0, (layer,)))
+    save_file(dict(spoil(name, tensor) for name, tensor in load_file(file).items()), file)
+    with pytest.raises(InvalidInput, match="does not fit the model: not at"):
+        list(load(tiny, tmp_path).open(wearing(("one", 1.0))))
+
+
+def test_other_ways_to_write_an_adapter_down_are_the_same_adapter(tiny: Path, tmp_path: Path) -> None:
+    """Of a text encoder some layers alone, beside what is no layer, a UNet's layers without its name."""
+    stock = load_stock(tiny)
+    text = make_factors({"text_encoder": stock.text_encoder}, 0, ("q_proj", "v_proj"))
+    write_diffusers(tmp_path / "text.safetensors", text)
+    write_kohya(tmp_path / "text other.safetensors", text, te="lora_te")
+    unet = make_factors({"unet": stock.unet}, 1, ("to_q", "to_out.0"))
+    file = write_diffusers(tmp_path / "unet.safetensors", unet)
+    old = {old_name(name): tensor for name, tensor in load_file(file).items()}
+    save_file(old, tmp_path / "unet other.safetensors")
+    file = write_kohya(tmp_path / "unet packed.safetensors", unet)
+    save_file(load_file(file) | {"bundle_emb.word.string_to_param.*": torch.ones(2, 4)}, file)
+    denoiser = load(tiny, tmp_path)
+    for name, *others in (("text", "text other"), ("unet", "unet other", "unet packed")):
+        [[expected]] = draw(denoiser, wearing((name, 1.0)))
+        for other in others:
+            assert np.array_equal(draw(denoiser, wearing((other, 1.0)))[0][0], expected), other
+            assert not next(denoiser.open(wearing((other, 1.0)))).warnings
+
+
+def old_name(name: str) -> str:
+    """As diffusers wrote it before peft, for an attention processor."""
+    place, _, factor = name.removeprefix("unet.").removesuffix(".weight").rpartition(".lora_")
+    attention, _, layer = place.removesuffix(".0").rpartition(".")
+    return f"{attention}.processor.{layer}_lora.{'down' if factor == 'A' else 'up'}.weight"
+
+
+def test_a_projection_alone_is_read(tmp_path: Path) -> None:
+    down, up = torch.ones(2, 4), torch.ones(6, 2)
+    place = "lora_te2_text_projection"
+    save_file({f"{place}.lora_down.weight": down, f"{place}.lora_up.weight": up}, tmp_path / "one.safetensors")
+    part = torch.nn.ModuleDict({"text_projection": torch.nn.Linear(4, 6)})
+    lora = Loras.in_folder(tmp_path, Fit("sdxl", None)).get("one")
+    found, unknown = read_weights(lora, "sdxl", {"text_encoder_2": part}, torch.device("cpu"), torch.float32)
+    assert unknown == 0
+    assert torch.equal(found["text_encoder_2"][part["text_projection"]].up, up)
 
 
 def test_a_file_that_is_gone_fails_its_job_alone(tiny: Path, tmp_path: Path) -> None:

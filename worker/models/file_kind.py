@@ -6,6 +6,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from worker.errors import ModelUnusable
+from worker.models.lora_file import DOWN, LYCORIS
 from worker.models.safetensors_header import Header
 from worker.models.upscalers import kinds
 
@@ -13,19 +14,6 @@ UNET = "model.diffusion_model."
 """What the names of the denoiser's tensors begin with, in files of the original layout."""
 FIRST_CONVOLUTION = f"{UNET}input_blocks.0.0.weight"
 REFINER_OPEN_CLIP = "conditioner.embedders.0.model."
-LORA_ENDS = (
-    *(".lora_down.weight", ".lora.down.weight", "lora_A.weight", "lora_A.default.weight"),
-    *(
-        "_lora.down.weight",
-        "_lora1.down.weight",
-        "_lora2.down.weight",
-        ".hada_w1_a",
-        ".lokr_w1",
-        ".lokr_w1_a",
-        ".oft_blocks",
-    ),
-)
-"""What one factor of a pair is called: by kohya, diffusers, peft and XLabs, and by the methods of LyCORIS."""
 
 
 class FileKind(StrEnum):
@@ -55,8 +43,8 @@ def _begins(*starts: str) -> Callable[[Header], bool]:
     return lambda header: any(name.startswith(starts) for name in header.tensors)
 
 
-def _ends(*ends: str) -> Callable[[Header], bool]:
-    return lambda header: any(name.endswith(ends) for name in header.tensors)
+def _is_lora(header: Header) -> bool:
+    return any(DOWN.search(name) or LYCORIS.search(name) for name in header.tensors)
 
 
 def _has(*names: str) -> Callable[[Header], bool]:
@@ -78,7 +66,7 @@ def _is_upscaler(header: Header) -> bool:
 
 
 SIGNS: tuple[tuple[FileKind, Callable[[Header], bool]], ...] = (
-    (FileKind.LORA, _ends(*LORA_ENDS)),
+    (FileKind.LORA, _is_lora),
     (FileKind.CONTROLNET, _begins("control_model.", "input_hint_block.", "controlnet_cond_embedding.")),
     (FileKind.EMBEDDING, _is_embedding),
     (FileKind.REFINER, _begins(REFINER_OPEN_CLIP)),

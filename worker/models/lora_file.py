@@ -13,8 +13,18 @@ from dataclasses import dataclass
 
 from worker.models.safetensors_header import Header, Tensor
 
-DOWN = re.compile(r"(lora_down|lora_A|lora_A\.default|lora[12]?\.down|lora_linear_layer\.down)\.weight$")
+FACTORS = (
+    *(("lora_down", "lora_up"), ("lora_A", "lora_B"), ("lora_A.default", "lora_B.default")),
+    *(("lora.down", "lora.up"), ("lora_linear_layer.down", "lora_linear_layer.up")),
+    *(("lora1.down", "lora1.up"), ("lora2.down", "lora2.up")),
+)
+"""What stands behind a layer's name and before `.weight`, of both factors: kohya's, peft's, diffusers', XLabs'."""
+DOWN = re.compile(rf"({'|'.join(re.escape(down) for down, _ in FACTORS)})\.weight$")
 """The factor whose second side is what the changed layer takes in; its first is the rank."""
+FACTOR = re.compile(rf"({'|'.join(re.escape(one) for pair in FACTORS for one in pair)})\.weight$")
+"""Either."""
+LYCORIS = re.compile(r"\.(hada_w1_a|lokr_w1|lokr_w1_a|oft_blocks)$")
+"""What the methods of LyCORIS have in their place."""
 RANKED_FIRST = re.compile(r"\.(hada_w[12]_b|lokr_w[12]_b)$")
 XLABS = re.compile(r"(double|single)_blocks\.\d+\.processor\.")
 TEXT_KEY = re.compile(r"attn2[._]to_k[._]|attn2[._]processor[._]to_k_lora")

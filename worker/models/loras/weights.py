@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from diffusers.loaders import lora_pipeline
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft, convert_unet_state_dict_to_peft
+from diffusers.utils.state_dict_utils import StateDictType
 from safetensors.torch import load_file
 
 from worker.errors import InvalidInput
+from worker.models.lora_file import FACTOR, FACTORS
 from worker.models.loras.folder import Lora
 from worker.models.loras.layers import Layer, LowRank
 
@@ -34,13 +36,6 @@ LOADERS = {
 """By the family's name: who knows what other trainers call its layers."""
 NAME = re.compile(r"[A-Za-z0-9_.]+")
 """A layer's, or the end of it."""
-PAIRS = (
-    (".lora_down.weight", ".lora_up.weight"),
-    (".lora_A.weight", ".lora_B.weight"),
-    (".lora.down.weight", ".lora.up.weight"),
-    (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
-)
-"""What stands behind a layer's name, of both factors, where an `.alpha` may stand too."""
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers writes down how peft trained an adapter, by part."""
 
@@ -51,8 +46,8 @@ def read_weights(
     """By part and layer, and how many layers the file tells of that the model does not have. Raises InvalidInput."""
     name = lora.facts.name
     try:
-        tensors = _with_alphas(load_file(lora.path))
-        named = _converted(tensors, family, parts)
+        named = _converted(_with_alphas(_factors(load_file(lora.path))), family, parts)
+        own = {prefix: _of_part(named, prefix, part) for prefix, part in parts.items()}
         trained = json.loads(lora.metadata.get(METADATA_KEY, "{}"))
     except Exception as error:  # the libraries have a kind of error of their own for each thing that may be wrong
         logger.debug("loading a LoRA failed", exc_info=error)
@@ -61,7 +56,7 @@ def read_weights(
     unknown = sum(name.partition(".")[0] not in parts for name in named) // 2
     for prefix, part in parts.items():
         layers = dict(part.named_modules())
-        for place, (down, up) in _pairs(_of_part(named, prefix, part)):
+        for place, (down, up) in _pairs(own[prefix]):
             layer = layers.get(place)
             if not isinstance(layer, Layer):
                 unknown += 1
@@ -70,13 +65,18 @@ def read_weights(
                 down, up = _shaped(layer, down), _shaped(layer, up)
                 _require_shapes(layer, down, up)
                 factor = _peft_scale(trained, prefix, place, len(down))
-            except (ValueError, TypeError, AttributeError, ArithmeticError):
+            except (ValueError, TypeError, AttributeError, ArithmeticError, IndexError):
                 raise InvalidInput(f"The LoRA {name} does not fit the model: not at {prefix}.{place}") from None
             up = up.float() * factor if factor != 1.0 else up
             found.setdefault(prefix, {})[layer] = LowRank(*(_own(one, device, dtype) for one in (down, up)))
     if not found:
         raise InvalidInput(f"The LoRA {name} does not fit the model: none of its layers is the model's")
     return found, unknown
+
+
+def _factors(tensors: Tensors) -> Tensors:
+    """And alphas. Beside anything else that a trainer packs into a file diffusers would not know the layout."""
+    return {name: one for name, one in tensors.items() if FACTOR.search(name) or name.endswith(".alpha")}
 
 
 def _with_alphas(tensors: Tensors) -> Tensors:
@@ -88,10 +88,9 @@ def _with_alphas(tensors: Tensors) -> Tensors:
     for name in alphas:
         alpha = float(tensors.pop(name))
         place = name.removesuffix(".alpha")
-        for down, up in PAIRS:
-            if place + down in tensors:
-                rank = len(tensors[place + down])
-                tensors[place + up] = tensors[place + up].float() * (alpha / rank)
+        for down, up in ((f"{place}.{down}.weight", f"{place}.{up}.weight") for down, up in FACTORS):
+            if down in tensors:
+                tensors[up] = tensors[up].float() * (alpha / len(tensors[down]))
     if any(name.startswith("lora_transformer_") for name in tensors):
         # diffusers' converter of this layout asks for one at each layer: the rank, which changes nothing.
         for name in [name for name in tensors if name.endswith(".lora_down.weight")]:
@@ -104,7 +103,9 @@ def _converted(tensors: Tensors, family: str, parts: Mapping[str, torch.nn.Modul
     options: dict[str, Any] = {"unet_config": parts["unet"].config} if "unet" in parts else {}
     converted = LOADERS[family].lora_state_dict(tensors, **options)
     named: Tensors = converted[0] if isinstance(converted, tuple) else converted
-    return named
+    # Diffusers once wrote a UNet's layers without its name.
+    blocks = dict(parts["unet"].named_children()) if "unet" in parts else {}
+    return {f"unet.{name}" if name.partition(".")[0] in blocks else name: one for name, one in named.items()}
 
 
 def _of_part(named: Tensors, prefix: str, part: torch.nn.Module) -> Tensors:
@@ -113,7 +114,9 @@ def _of_part(named: Tensors, prefix: str, part: torch.nn.Module) -> Tensors:
     if all(".lora_A." in name or ".lora_B." in name for name in own):
         converted = {name.replace(".default.", "."): tensor for name, tensor in own.items()}
     elif prefix.startswith("text_encoder"):
-        converted = convert_state_dict_to_peft(convert_state_dict_to_diffusers(own))
+        # The types are named, since diffusers knows them by layers that need not be there.
+        converted = convert_state_dict_to_diffusers(own, StateDictType.DIFFUSERS_OLD)
+        converted = convert_state_dict_to_peft(converted, StateDictType.DIFFUSERS)
     else:
         converted = convert_unet_state_dict_to_peft(own)
     if prefix.startswith("text_encoder") and not hasattr(part, "text_model"):  # transformers made it flat in 5.6
@@ -148,7 +151,7 @@ def _require_shapes(layer: Layer, down: torch.Tensor, up: torch.Tensor) -> None:
         expected = (len(down), layer.in_channels, *layer.kernel_size), (layer.out_channels, len(down), 1, 1)
     else:
         expected = (len(down), layer.in_features), (layer.out_features, len(down))
-    if (tuple(down.shape), tuple(up.shape)) != expected:
+    if not len(down) or (tuple(down.shape), tuple(up.shape)) != expected:
         raise ValueError("shapes")
 
 
