@@ -103,6 +103,11 @@ def test_a_lora_of_kohya(tmp_path: Path, capsys: pytest.CaptureFixture[str], wid
         ({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (16, 3072)}, "flux", "kohya"),
         ({"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (16, 1280)}, "sdxl", "kohya"),
         ({"lora_unet_mid_block_resnets_0_conv1.lora_down.weight": (16, 1280, 3, 3)}, None, "kohya"),
+        (
+            {"text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_linear_layer.down.weight": (8, 768)},
+            None,
+            "diffusers",
+        ),
         ({"lora_unet_mid_block_x.hada_w1_a": (640, 16), "lora_unet_mid_block_x.hada_w1_b": (16, 640)}, None, "LyCORIS"),
     ],
 )
@@ -163,6 +168,13 @@ def test_controlnets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_zeros(tmp_path / "x.safetensors", {"emb_params": (4, 768)})
     assert said(capsys, file)["vectors"] == 4
+    for shapes, vectors in (
+        ({"my-style": (3, 768)}, 3),
+        ({"<word>": (768,)}, 1),
+        ({"clip_l": (2, 8), "clip_g": (2, 9)}, 2),
+    ):
+        told = said(capsys, write_zeros(file, shapes))
+        assert (told["kind"], told["vectors"]) == ("textual inversion", vectors)
     file = write_zeros(file, {"encoder.conv_in.weight": (2, 3, 3, 3), "decoder.conv_in.weight": (2, 4, 3, 3)})
     assert said(capsys, file)["kind"] == "VAE"
     file = write_zeros(file, {"joint_blocks.0.x_block.mlp.fc1.weight": (2, 2)})
@@ -191,7 +203,7 @@ def test_a_file_that_cannot_be_told_is_one_line(
 
 
 def test_nothing_known_and_nothing_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(write_zeros(tmp_path / "x.safetensors", {"a": (1,)}))]) == 2
+    assert main([str(write_zeros(tmp_path / "x.safetensors", {"a": (1,), "b": (1,)}))]) == 2
     assert "of nothing that is known here" in capsys.readouterr().err
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "model_index.json is not there" in capsys.readouterr().err

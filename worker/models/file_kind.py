@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from worker.errors import ModelUnusable
 from worker.models.lora_file import DOWN, LYCORIS
+from worker.models.prompts.embeddings import NoEmbedding, layout_of
 from worker.models.safetensors_header import Header
 from worker.models.upscalers import kinds
 
@@ -52,9 +53,11 @@ def _has(*names: str) -> Callable[[Header], bool]:
 
 
 def _is_embedding(header: Header) -> bool:
-    return set(header.tensors) in ({"emb_params"}, {"clip_l", "clip_g"}) or (
-        0 < len(header.tensors) <= 2 and all(name.startswith("<") for name in header.tensors)
-    )
+    try:
+        layout_of(header)
+    except NoEmbedding:
+        return False
+    return True
 
 
 def _is_upscaler(header: Header) -> bool:
@@ -68,7 +71,6 @@ def _is_upscaler(header: Header) -> bool:
 SIGNS: tuple[tuple[FileKind, Callable[[Header], bool]], ...] = (
     (FileKind.LORA, _is_lora),
     (FileKind.CONTROLNET, _begins("control_model.", "input_hint_block.", "controlnet_cond_embedding.")),
-    (FileKind.EMBEDDING, _is_embedding),
     (FileKind.REFINER, _begins(REFINER_OPEN_CLIP)),
     (FileKind.SD3, _begins("joint_blocks.", f"{UNET}joint_blocks.")),
     (FileKind.FLUX, _begins("double_blocks.", f"{UNET}double_blocks.")),
@@ -78,4 +80,5 @@ SIGNS: tuple[tuple[FileKind, Callable[[Header], bool]], ...] = (
     (FileKind.VAE, _has("encoder.conv_in.weight", "decoder.conv_in.weight")),
     (FileKind.TEXT_ENCODER, _begins("text_model.encoder.", "encoder.layers.", "encoder.block.")),
     (FileKind.UPSCALER, _is_upscaler),
+    (FileKind.EMBEDDING, _is_embedding),  # the last, since it may be one tensor of any name
 )

@@ -16,6 +16,7 @@ from worker.models.family import Family
 from worker.models.file_kind import FileKind, kind_of
 from worker.models.folder import DiffusersFolder, read_json
 from worker.models.lora_file import printable, read_lora
+from worker.models.prompts.embeddings import layout_of
 from worker.models.registry import DEFAULTS_FILE, default_sampler, family_of, open_source, sizes
 from worker.models.safetensors_header import Header, Tensor, read_header
 from worker.models.single_file import SingleFile
@@ -113,7 +114,7 @@ def _adapter(kind: FileKind, header: Header) -> dict[str, Any]:
     elif kind is FileKind.CONTROLNET:
         told["family"] = told_family(header.tensors)
     elif kind is FileKind.EMBEDDING:
-        told["vectors"] = max(one.shape[0] if len(one.shape) > 1 else 1 for one in header.tensors.values())
+        told["vectors"] = layout_of(header)[0].count
     elif kind is FileKind.UPSCALER:
         network = kinds.kind_of(header.shapes)
         told |= {"network": network.name, "scale": network.scale}

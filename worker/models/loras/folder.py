@@ -14,6 +14,7 @@ from pathlib import Path
 
 from worker.errors import ConfigurationError, InvalidInput, ModelUnusable
 from worker.jobs.facts import LoraFacts
+from worker.models.file_kind import FileKind, kind_of
 from worker.models.lora_file import DOWN, TEXT_KEY, LoraFile, read_lora
 from worker.models.safetensors_header import COMPUTED_WITH, Header, read_header
 
@@ -129,10 +130,10 @@ def _read(folder: Path, paths: Iterable[Path], fit: Fit) -> Iterator[Lora]:
         except ModelUnusable as unusable:
             logger.warning("in --lora-dir, %s", unusable.detail)
             continue
-        told = read_lora(header)
-        if not told.ranks:
+        if kind_of(header) is not FileKind.LORA:
             logger.warning("%s in --lora-dir is not used: it is no LoRA", name)
             continue
+        told = read_lora(header)
         reason = fit.reason(header, told)
         words = told.trigger_words or told.frequent_tags
         facts = LoraFacts(name, words, told.family, reason is None, reason, header.size_bytes)

@@ -15,7 +15,7 @@ from typing import Any
 
 from worker.errors import ConfigurationError, ModelUnusable
 from worker.jobs.facts import EmbeddingFacts
-from worker.models.safetensors_header import COMPUTED_WITH, Tensor, read_header
+from worker.models.safetensors_header import COMPUTED_WITH, Header, Tensor, read_header
 
 logger = logging.getLogger(__name__)
 
@@ -121,13 +121,19 @@ def clip_widths(configs: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
 
 
 def read_layout(path: Path) -> tuple[Vectors, ...]:
-    """Its tensors, in the order of a model's CLIP text encoders. Raises NoEmbedding."""
+    """A file's tensors, in the order of a model's CLIP text encoders. Raises NoEmbedding."""
     try:
-        tensors = read_header(path, "it").tensors
+        return layout_of(read_header(path, "it"))
     except ModelUnusable as reason:
         raise NoEmbedding(reason.detail) from None
+
+
+def layout_of(header: Header) -> tuple[Vectors, ...]:
+    """As `read_layout`."""
+    tensors = header.tensors
     keys = next((keys for keys in KEYS if set(keys) <= set(tensors)), tuple(tensors))
-    if keys not in KEYS and len(keys) != 1:
+    # One tensor has the name of a word, which a layer's is not.
+    if keys not in KEYS and (len(keys) != 1 or keys[0].endswith((".weight", ".bias"))):
         raise NoEmbedding("its tensors are not those of an embedding")
     return tuple(_vectors(key, tensors[key]) for key in keys)
 
