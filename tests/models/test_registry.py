@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from shared_worker.device import find_device
@@ -250,9 +251,22 @@ def test_a_noise_schedule_that_is_not_built_is_refused(folder: Path, changes: di
     assert "scheduler" in refusal(lambda _: denoiser.load(lambda share: None), folder)
 
 
+def unopened() -> Exception:
+    """What safetensors raises for a file that it cannot open, too many open ones among the reasons."""
+    with pytest.raises(FileNotFoundError) as raised:
+        safe_open("nowhere.safetensors", framework="pt")
+    return raised.value
+
+
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), OSError(errno.EIO, "a bad disk")],
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        OSError(errno.EIO, "a bad disk"),
+        OSError(errno.ENOTCONN, "a share that is away"),
+        unopened(),
+    ],
 )
 def test_what_says_nothing_of_the_model_does_not_refuse_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -182,3 +183,15 @@ def test_a_checker_that_lacks_a_weight_is_not_made_up(copy: Path) -> None:
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelUnusable, match=lost.replace(".", r"\.")):
         SafetyFolder.at(copy).load(CPU)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "a bad disk")])
+def test_what_says_nothing_of_the_checker_does_not_refuse_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*arguments: object, **options: object) -> object:
+        raise error
+
+    monkeypatch.setattr(StableDiffusionSafetyChecker, "from_pretrained", fails)
+    with pytest.raises(type(error)):
+        SafetyFolder.at(folder).load(CPU)

@@ -27,7 +27,10 @@ logger = logging.getLogger(__name__)
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-PASSING = {errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+PASSING = {
+    *(errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+    *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN),
+}
 
 
 def load_parts(
@@ -98,7 +101,9 @@ def load_part(checkpoint: Checkpoint, part: str, cls: Any) -> Any:
 def passes_by(error: Exception) -> bool:
     """Whether it says nothing of the model, so that another start may do: memory that lacks, a disk that is away."""
     lacks_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-    return lacks_memory or (isinstance(error, OSError) and error.errno in PASSING)
+    # safetensors calls a file lost, without a number, whatever opening it failed of; the next start tells if it is.
+    unopened = isinstance(error, FileNotFoundError) and error.errno is None
+    return lacks_memory or unopened or (isinstance(error, OSError) and error.errno in PASSING)
 
 
 def load_tokenizer(checkpoint: Checkpoint, part: str, cls: Any) -> Any:

@@ -20,6 +20,7 @@ from worker.errors import ModelUnusable
 from worker.models.needs import SAFETY_CHECKER
 from worker.models.offload import Placement
 from worker.models.packing import lay_out
+from worker.models.parts import passes_by
 
 if TYPE_CHECKING:
     from worker.models.safety_folder import SafetyFolder
@@ -38,7 +39,7 @@ class SafetyChecker:
 
     @classmethod
     def load(cls, source: SafetyFolder, device: Device, placement: Placement) -> SafetyChecker:
-        """Safetensors alone, without network. Raises ModelUnusable."""
+        """Safetensors alone, without network. Raises ModelUnusable; what says nothing of the checker as it is."""
         # It announces a black image, which nobody gets here.
         logging.getLogger(StableDiffusionSafetyChecker.__module__).setLevel(logging.ERROR)
         target = torch.device(device.torch_name)
@@ -53,6 +54,8 @@ class SafetyChecker:
             )
             processor = CLIPImageProcessorPil.from_pretrained(source.preprocessor, local_files_only=True)
         except Exception as error:
+            if passes_by(error):
+                raise
             logger.debug("loading failed", exc_info=error)
             raise ModelUnusable(f"the safety checker cannot be loaded ({type(error).__name__})") from error
         if missing := told["missing_keys"]:
