@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from shared_worker.device import Device
     from worker.models.base import Model, Upscaler
 
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+TEXT_ENCODERS = {
+    "text_encoder": "tokenizer",
+    "text_encoder_2": "tokenizer_2",
+    "text_encoder_3": "tokenizer_3",
+}
+"""Each with the tokenizer that goes with it."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -6,16 +6,10 @@ Looks at configurations and headers; what is missing or foreign is refused befor
 from __future__ import annotations
 
 from worker.errors import ModelUnusable
-from worker.models.checkpoint import Source
+from worker.models.checkpoint import TEXT_ENCODERS, Source
 from worker.models.family import Family
 from worker.models.safetensors_header import Tensor
 
-TEXT_ENCODERS = {
-    "text_encoder": "tokenizer",
-    "text_encoder_2": "tokenizer_2",
-    "text_encoder_3": "tokenizer_3",
-}
-"""Each with the tokenizer that goes with it."""
 CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
 CLASSES: dict[str, tuple[str, ...]] = {
     "text_encoder": CLIP,

@@ -17,8 +17,7 @@ import torch
 from shared_worker.device import Device
 from worker.errors import ModelUnusable
 from worker.models.casting import cast_layers
-from worker.models.checkpoint import DTYPES, Checkpoint
-from worker.models.contents import TEXT_ENCODERS
+from worker.models.checkpoint import DTYPES, TEXT_ENCODERS, Checkpoint
 from worker.models.folder import DiffusersFolder
 from worker.models.packing import lay_out
 from worker.models.single_file import SingleFile

@@ -15,10 +15,9 @@ NO_WEIGHTS = "weights in the prompt have no effect on the model's T5 text encode
 
 @dataclass(frozen=True, slots=True, eq=False)
 class T5Tokens:
-    """Tokens and their mask, on the CPU  # [1, length] each, and what a job that uses them must say."""
+    """Tokens, on the CPU  # [1, length], and what a job that uses them must say."""
 
     ids: torch.Tensor
-    mask: torch.Tensor
     warnings: tuple[str, ...] = ()
 
 
@@ -33,4 +32,4 @@ def t5_tokens(tokenizer: Any, text: str, length: int) -> T5Tokens:
     cut = there - (length - tokenizer.num_special_tokens_to_add())
     warnings = [NO_WEIGHTS] if prompt.weighted else []
     warnings += [unused(there, cut)] if cut > 0 else []
-    return T5Tokens(tokens.input_ids, tokens.attention_mask, tuple(warnings))
+    return T5Tokens(tokens.input_ids, tuple(warnings))
