@@ -94,7 +94,7 @@ class ControlShapes:
 
 def told_family(tensors: Mapping[str, Tensor]) -> str | None:
     """Which models a ControlNet was made for, where shapes tell; the small ones of SDXL have no attention to a text."""
-    if any("add_embedding." in name or "label_emb." in name for name in tensors):
+    if any(name.endswith((DIFFUSERS.added, ORIGINAL.added)) for name in tensors):
         return "sdxl"
     keys = (one for name, one in tensors.items() if name.endswith("attn2.to_k.weight") and len(one.shape) == 2)
     key = next(keys, None)
