@@ -87,8 +87,10 @@ class Connection(H11Protocol):
         self._watch_last_bytes()
 
     def on_response_complete(self) -> None:
-        """Where nothing comes behind it, all of it must be taken."""
+        """What comes behind it must come in time; where nothing does, all of it must be taken."""
         super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:  # of a request that had come behind the one that is answered
+            self._watch()
         self._watch_last_bytes()
 
     def timeout_keep_alive_handler(self) -> None:
