@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 import struct
 import zlib
 from dataclasses import replace
@@ -294,5 +295,6 @@ def test_what_takes_long_to_read_is_refused(bomb: bytes) -> None:
 
 
 def test_what_tools_write_is_not() -> None:
-    for data in (png_of_texts(8), jpeg_of_scans(8)):
+    film = random.Random(1).randbytes(10_000_000)  # as telephones put behind a picture
+    for data in (png_of_texts(8), jpeg_of_scans(8), encoded(form="JPEG") + film):
         assert parse(task="image-to-image", image=text(data)).image is not None

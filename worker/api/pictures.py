@@ -31,7 +31,7 @@ MOST_CHUNKS = 32
 BOMBS = (
     (b"\x89PNG", (b"zTXt", b"iTXt", b"iCCP"), MOST_CHUNKS),
     (b"\xff\xd8", (b"Exif\0\0",), MOST_CHUNKS),
-    (b"\xff\xd8", (b"\xff\xda",), MOST_SCANS),
+    (b"\xff\xd8", (b"\xff\xda\0",), MOST_SCANS),  # with its length, which is small: films stand behind some pictures
 )
 """Of files that begin so, how often these may stand in them."""
 TURNED = (5, 6, 7, 8)
