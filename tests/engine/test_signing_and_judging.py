@@ -13,6 +13,7 @@ import pytest
 from tests.engine.rig import Rig
 from tests.fakes import PATIENCE_S, PNG, PREVIEW, SECRET, Instant, Sketch, paint
 from worker import errors
+from worker.engine import engine as engine_module
 from worker.engine.encoding import encode_preview
 from worker.engine.encoding_pool import THREADS
 from worker.engine.judging import Judging, blurred
@@ -112,6 +113,25 @@ def test_what_waits_to_be_encoded_of_a_job_that_has_ended_is_not(start: Start) -
     go_on.set()
     rig.wait_ended(rig.post(seed=20))
     assert signed == [10, 10, 20]
+
+
+def test_what_waits_for_a_job_to_be_alone_begins_when_that_has_ended(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "IDLE_WAIT_S", 3600.0)
+    signing, go_on = threading.Event(), threading.Event()
+
+    def sign(data: bytes, params: JobParams) -> bytes:
+        signing.set()
+        assert go_on.wait(PATIENCE_S)
+        return data
+
+    rig = start(Instant(), sign=sign)
+    rig.post(alone=True)
+    assert signing.wait(PATIENCE_S)
+    rig.post()
+    go_on.set()
+    rig.wait_ended()
 
 
 def test_a_flagged_picture_warns_in_its_job(start: Start) -> None:

@@ -89,6 +89,15 @@ def woken(queue: JobQueue, end: Callable[[JobQueue], None], waiter: threading.Th
     return not waiter.is_alive()
 
 
+def test_what_is_removed_is_news() -> None:
+    queue = queue_of(work("a"), work("b"))
+    queue.wait(0)
+    assert queue.remove("a")
+    assert queue.wait(3600)
+    assert not queue.remove("a")
+    assert not queue.wait(0.001)
+
+
 def test_put_and_wake_end_a_wait() -> None:
     for end in (lambda queue: queue.put(work("a")), JobQueue.wake):
         queue = JobQueue(10_000)

@@ -59,7 +59,8 @@ class Scripted:
         return Snapshot(self.state, self.healthy, 1.0, waiting, tuple(self.loads), self.pace)
 
     def drain(self) -> list[str]:
-        self.state = EngineState.DRAINING
+        if self.state is EngineState.READY:
+            self.state = EngineState.DRAINING
         self.drained.set()
         waiting, self.queue = self.queue, []
         return [work.job_id for work in waiting]
@@ -432,6 +433,14 @@ class TestJournal:
         service.cancel(running.id)
         assert running.status is Status.CANCELLED
 
+    async def test_what_was_only_encoded_when_the_engine_failed_is_put_back(
+        self, service: JobService, engine: Scripted, journal: KeepsInMind
+    ) -> None:
+        encoding = start(service, engine)
+        engine.state, engine.healthy = EngineState.FAILED, False
+        await service.drain(0.0)
+        assert journal.written[-1] == (encoding.id, Queued(0, None))
+
     async def test_a_cancel_in_the_last_moment_is_not_lost(
         self, service: JobService, engine: Scripted, journal: KeepsInMind
     ) -> None:
@@ -492,7 +501,7 @@ class TestJournal:
         await asyncio.sleep(0.002)
         service = JobService(engine, LIMITS, journal=KeepsInMind())
         engine.capacity = 0
-        service.restore(Restored((ran, waits, killer, other_model, done, too_late)), "fake")
+        service.restore(Restored([ran, waits, killer, other_model, done, too_late]), "fake")
         queued = [(work.job_id, work.attempt, work.alone) for work in engine.queue]
         assert queued[:2] == [(ran.job.id, 2, True), (waits.job.id, 1, False)]
         assert (ran.job.status, waits.job.status, done.job.status) == (Status.QUEUED, Status.QUEUED, Status.COMPLETED)
@@ -502,6 +511,12 @@ class TestJournal:
         assert other_model.job.failure.code == "invalid_input"
         assert (await events(too_late.job))[-1] == job_ending(too_late.job)
         assert too_late.job.cancel_reason is CancelReason.TIMEOUT
+
+    async def test_whoever_holds_what_was_restored_holds_no_pictures(self, engine: Scripted) -> None:
+        restored = Restored([kept(), kept(Started(1), Completed((), Timings()))])
+        service = JobService(engine, LIMITS, journal=KeepsInMind())
+        service.restore(restored, "fake")
+        assert (len(service.store.newest_first()), restored.jobs) == (2, [])
 
 
 def job_ending(job: Job) -> Event:

@@ -28,7 +28,8 @@ Sign = Callable[[bytes, JobParams], bytes]
 
 class EncodingPool:
     """A job is completed by whichever thread brings its last outstanding preview or picture; `keep_images` is called
-    there with all its pictures before that is told. Pictures are signed there too, if there is a `sign`."""
+    there with all its pictures before that is told, and `on_ended` behind it. Pictures are signed there too, if there
+    is a `sign`."""
 
     def __init__(
         self,
@@ -36,12 +37,14 @@ class EncodingPool:
         model_id: str,
         on_encoded: Callable[[float], None],
         keep_images: Callable[[str, Sequence[Image]], None],
+        on_ended: Callable[[], None],
         sign: Sign | None = None,
     ) -> None:
         self._outbox = outbox
         self._model_id = model_id
         self._on_encoded = on_encoded
         self._keep_images = keep_images
+        self._on_ended = on_ended
         self._sign = sign
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="encoding")
 
@@ -99,8 +102,10 @@ class EncodingPool:
                     self._keep_images(run.work.job_id, images)
             except BaseException as error:  # a panic in a library's Rust is no Exception
                 self._outbox.send(run, run.failure(error))
+                self._on_ended()
             else:
                 if images is not None:
                     self._outbox.send(run, Completed(images, run.final_timings(), run.warnings))
+                    self._on_ended()
 
         self._pool.submit(work)

@@ -72,7 +72,7 @@ class Engine(Generic[D]):
         self._queue = queue
         self._outbox = Outbox(sink)
         self._rows = rows
-        self._encoders = EncodingPool(self._outbox, model_id, meter.encoded_image, keep_images, sign)
+        self._encoders = EncodingPool(self._outbox, model_id, meter.encoded_image, keep_images, queue.wake, sign)
         self._core: EngineCore[D] = EngineCore(
             queue,
             self._outbox,

@@ -6,7 +6,7 @@ The service writes before anybody is told: what a client has seen, a journal has
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from worker.jobs.events import Image
@@ -30,7 +30,7 @@ class Kept:
 class Restored:
     """Jobs in order of acceptance, and the ids of those that were forgotten, the last one last."""
 
-    jobs: Sequence[Kept] = ()
+    jobs: list[Kept] = field(default_factory=list)
     expired: Sequence[str] = ()
 
 

@@ -68,6 +68,7 @@ class JobQueue:
                 for work in lane:
                     if work.job_id == job_id:
                         lane.remove(work)
+                        self._tell()  # the next one may start where this one might not
                         return True
             return False
 
@@ -85,8 +86,8 @@ class JobQueue:
             return [work for lane in self._lanes.values() for work in lane]
 
     def wait(self, timeout_s: float) -> bool:
-        """Return when something was put, or somebody called `wake`, since the last wait; False if the time is over.
-        What waits already, and may not start yet, is no reason."""
+        """Return when something was put or removed, or somebody called `wake`, since the last wait; False if the time
+        is over. What waits already, and may not start yet, is no reason."""
         with self._changed:
             told = self._changed.wait_for(lambda: self._news, timeout_s)
             self._news = False

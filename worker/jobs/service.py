@@ -81,6 +81,7 @@ class JobService:
                     self._record([(job, self.positions.queued(job))])
                 self._end_in_time(job)
         self.positions.changed()
+        restored.jobs.clear()  # it may be held for as long as the worker lives, and with it all their pictures
 
     def submit(
         self, params: JobParams, key: str | None = None, digest: bytes = b"", trace_id: str | None = None
@@ -204,7 +205,9 @@ class JobService:
         self._record([(job, Cancelled(job.cancel_reason)) for job in self.store.unended() if job.cancel_reason])
         left = self.store.unended()
         running = [job for job in left if job.status is Status.RUNNING]
-        if self.engine.snapshot().healthy:
+        engine = self.engine.snapshot()
+        # One that has failed has told whose jobs it was drawing; others were only being encoded.
+        if engine.healthy or engine.state is EngineState.FAILED:
             self._record([(job, Queued(position, None)) for position, job in enumerate(running)])
         self._closed = True
         for job in running:

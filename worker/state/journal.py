@@ -13,6 +13,7 @@ import fcntl
 import logging
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,8 @@ GIVEN_BACK_PAGES = 500
 """In one go, which the writer may have to wait for."""
 GIVEN_BACK_TIMES = 20
 """Each time the house is kept."""
+BETWEEN_S = 0.02
+"""For a writer that waits to come in: it looks again and again, and sleeps meanwhile."""
 MARK_PAGES = 1
 """What beginning the log anew writes by itself, and nobody else."""
 FORGET_AT_ONCE = 32
@@ -213,12 +216,14 @@ class SqliteJournal:
                     break
                 # `execute` makes one step of a statement without columns, which gives back one page.
                 database.executescript(f"PRAGMA incremental_vacuum({GIVEN_BACK_PAGES})")
+                time.sleep(BETWEEN_S)
 
     def close(self) -> None:
         """As `Journal` has it."""
         self.tidy()
         with contextlib.suppress(sqlite3.Error):
-            self._write_or_keep([])
+            if self._behind:
+                self._write_or_keep([])
             self._database.close()
         self._lock.close()
 
