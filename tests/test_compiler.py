@@ -266,18 +266,18 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
         def __call__(self, model: Any, latents: torch.Tensor, *others: Any) -> None:
             seen.append(tuple(latents.shape))
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise RuntimeError("unable to find an engine to execute this computation")  # as cuDNN says it
 
     monkeypatch.setattr(torch, "compile", lambda *given, **options: Saved())
     return seen
 
 
-def test_what_is_compiled_is_called_once_where_memory_does(called: list[tuple[int, ...]]) -> None:
+def test_on_the_cpu_what_is_compiled_is_not_called(called: list[tuple[int, ...]]) -> None:
     assert module._compiled(cast(Model, Convolution(seed=0)), shapes(2), {}) == b"saved"
-    assert called == [(2, 4, 8, 8)]
+    assert not called
 
 
-def test_on_a_gpu_that_call_leaves_the_worker_half_of_what_is_free(
+def test_on_a_gpu_it_is_called_once_and_leaves_the_worker_half_of_what_is_free(
     called: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[float] = []

@@ -213,7 +213,7 @@ HALVES = [b"", b"GET /health HTT", BODY[:-2], BODY, BODY + b'{"prompt": "a']
 BEFORE = b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n"
 
 
-@pytest.mark.parametrize("sent", [*HALVES, BEFORE + BODY])
+@pytest.mark.parametrize("sent", [*HALVES, BEFORE + BODY, BEFORE + BODY[:-2]])
 def test_half_a_request_does_not_stay_open_and_a_stream_does(serve: Serve, sent: bytes) -> None:
     worker = serve(runner := StepByStep(), receive_s=1.0)
     with reading(worker, worker.post()["job_id"]) as events:
@@ -349,6 +349,23 @@ def test_what_is_refused_before_its_body_has_come_leaves_a_connection_for_the_ne
         await client.send(bytes(1000))
         client.wait(KEEP_ALIVE_S)
         assert await client.is_closed()
+
+    over_a_slow_network(upload)
+
+
+def test_a_body_that_begins_with_the_end_of_another_has_a_minute_of_its_own() -> None:
+    async def upload(client: Uploading) -> None:
+        await client.send(LARGE % b"text/plain")
+        assert (await client.answer())[0] == 415
+        for _ in range(8):
+            client.wait(5.0)
+            await client.send(bytes(100))
+        await client.send(bytes(200) + LARGE % b"application/json" + b" ")
+        for _ in range(8):
+            client.wait(5.0)
+            await client.send(b" ")
+        await client.send(b" " * 991)
+        assert (await client.answer())[0] == 400
 
     over_a_slow_network(upload)
 

@@ -175,7 +175,8 @@ def _compiled(model: Model, shapes: Shapes, options: dict[str, Any]) -> bytes:
         file = Path(folder) / "call"
         compiled.save_compiled_function(str(file))
         answer = file.read_bytes()
-    _tune(compiled, model, shapes)
+    if model.device.type == "cuda":
+        _tune(compiled, model, shapes)
     return answer
 
 
@@ -188,19 +189,18 @@ def _tune(compiled: Compiled, model: Model, shapes: Shapes) -> None:
     """
     import torch
 
-    device, on_gpu = model.device, model.device.type == "cuda"
-    if on_gpu:
-        free, total = torch.cuda.mem_get_info(device)
-        most = torch.cuda.memory_reserved(device) + free // 2
-        torch.cuda.set_per_process_memory_fraction(most / total, device)
+    device = model.device
+    free, total = torch.cuda.mem_get_info(device)
+    most = torch.cuda.memory_reserved(device) + free // 2
+    torch.cuda.set_per_process_memory_fraction(most / total, device)
     try:
-        with torch.inference_mode(), suppress(torch.OutOfMemoryError):
+        # Libraries tell in many ways that they lack memory; and what is wrong with the call the worker will see.
+        with torch.inference_mode(), suppress(Exception):
             compiled(model, *shapes.zeros(device))
     finally:
-        if on_gpu:
-            torch._dynamo.reset()  # CUDA graphs keep their memory until then
-            torch.cuda.empty_cache()
-            torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch._dynamo.reset()  # CUDA graphs keep their memory until then
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def _end_with_worker() -> None:

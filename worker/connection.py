@@ -58,9 +58,11 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Whatever came, look how long the rest of the request may take."""
-        had_body_to_come = self.conn.their_state is h11.SEND_BODY
+        had_body_to_come, before = self.conn.their_state is h11.SEND_BODY, self.cycle
         super().data_received(data)
-        if had_body_to_come and self.conn.their_state is h11.IDLE:  # the rest of a body that was answered before
+        if had_body_to_come and self.cycle is not before:  # the rest is another request's
+            self._begun_at = None
+        elif had_body_to_come and self.conn.their_state is h11.IDLE:  # the rest of a body that was answered before
             self._begun_at = None
             if not self.conn.trailing_data[0]:
                 self._wait_for_another()
@@ -89,7 +91,8 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """What comes behind it must come in time; where nothing does, all of it must be taken."""
         super().on_response_complete()
-        if self.conn.their_state is h11.SEND_BODY:  # of a request that had come behind the one that is answered
+        behind_it = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
+        if behind_it or self.conn.their_state is h11.SEND_BODY:  # a part of another request had come already
             self._watch()
         self._watch_last_bytes()
 

@@ -125,13 +125,15 @@ def png_saying_behind_its_pixels(exif: Image.Exif) -> bytes:
 
 def turned_by_other_words() -> dict[str, bytes]:
     """Pictures that Pillow turns by a quarter, though no EXIF says so before their pixels."""
-    exif, xmp, raw = Image.Exif(), PngInfo(), PngInfo()
+    exif, other, xmp, raw = Image.Exif(), Image.Exif(), PngInfo(), PngInfo()
     exif[0x0112] = 6
+    other[0x0131] = "a program"
     xmp.add_itxt("XML:com.adobe.xmp", XMP)
     raw.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes()):8}\n{exif.tobytes().hex()}\n")
     return {
         "PNG with XMP": redder_on_the_left("PNG", pnginfo=xmp),
         "JPEG with XMP": redder_on_the_left("JPEG", xmp=XMP.encode()),
+        "JPEG with XMP beside EXIF": redder_on_the_left("JPEG", xmp=XMP.encode(), exif=other),
         "WebP with XMP": redder_on_the_left("WEBP", xmp=XMP.encode()),
         "PNG with a raw profile": redder_on_the_left("PNG", pnginfo=raw),
         "PNG with late EXIF": png_saying_behind_its_pixels(exif),

@@ -58,6 +58,7 @@ def test_a_file_tells_its_name_its_words_and_its_base(tmp_path: Path) -> None:
         (SD, kohya(TO_K, 768) | {f"{TO_K}.dora_scale": (320, 1)}, "DoRA"),
         (SD, kohya(TO_K, 768) | {f"{TO_K}.lora_mid.weight": (4, 4, 3, 3)}, "Tucker"),
         (SD, kohya(TO_K, 768) | {f"{TO_K}.diff_b": (320,)}, "whole weights"),
+        (SD, kohya(TO_K, 768) | {"lora_unet_conv_norm_out.w_norm": (320,)}, "whole weights"),
         (Fit("sd3", None), kohya("lora_unet_joint_blocks_0_x_block_attn_proj", 1536), "kohya's layout"),
     ],
 )

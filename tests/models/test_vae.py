@@ -83,6 +83,26 @@ def test_half_precision_is_kept_where_the_familys_pipelines_keep_it(
     assert model.decode(mean, precise=True).dtype == torch.float32
 
 
+def test_an_encoding_that_overflows_is_made_again_in_full_precision(
+    pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = AutoencoderKL.from_pretrained(Path(BUILTIN) / "vae", torch_dtype=torch.float16, low_cpu_mem_usage=False)
+    ours, encode, seen = Vae(half.eval(), torch.float16), half.encode, []
+
+    def overflows(images: torch.Tensor) -> Any:
+        seen.append(images.dtype)
+        told = encode(images)
+        if images.dtype == torch.float16:
+            told.latent_dist.mean.fill_(torch.inf)
+        return told
+
+    monkeypatch.setattr(half, "encode", overflows)
+    mean, _ = ours.encode(pixels)
+    assert mean.isfinite().all()
+    assert seen == [torch.float16, torch.float32]
+    assert half.dtype == torch.float16
+
+
 def test_a_cast_that_breaks_off_leaves_no_mixture(
     vae: AutoencoderKL, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,7 @@ def _opened(encoded: str, limits: Limits) -> PillowImage.Image:
         mask.load()
         # Turned by the EXIF before its pixels and nothing else, as the engine turns the picture.
         mask.info = {name: known[name] for name in known if name in ("exif", "transparency")}
-        return ImageOps.exif_transpose(mask)
+        return ImageOps.exif_transpose(mask.copy())
     except Exception:  # whatever a broken file makes a decoder raise, with addresses in its text
         raise _fault("cannot be decoded: the file is damaged or cut off") from None
 

@@ -210,6 +210,9 @@ class Compiling:
         try:
             if begun.call is None:
                 begun.call = self._compiler.ended()  # what another process says of its device is no word of this one
+                if begun.call is not None and begun.kind.eager:
+                    self._begun = None
+                    return False
                 return begun.call is not None
             with mapped_errors():
                 if begun.warmed == 0:

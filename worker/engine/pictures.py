@@ -59,7 +59,7 @@ def _upright(opened: PillowImage.Image) -> PillowImage.Image:
     known = dict(opened.info)
     opened.load()
     opened.info = {name: known[name] for name in known if name in ("exif", "transparency")}
-    return ImageOps.exif_transpose(opened)
+    return ImageOps.exif_transpose(opened.copy())  # a copy knows nothing but this
 
 
 def _flattened(picture: PillowImage.Image, background: tuple[int, int, int, int]) -> PillowImage.Image:

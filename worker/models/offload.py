@@ -19,7 +19,7 @@ from worker.models import needs
 
 logger = logging.getLogger(__name__)
 
-CPU = "cpu"
+CPU, MPS = "cpu", "mps"
 
 
 class Placement(Protocol):
@@ -90,8 +90,10 @@ class Offload:
         """It stays on the CPU. In place of an earlier part of its name."""
         placed = _Part(name, weakref.ref(part), device, beside or name)
         self._parts[name] = placed
-        part._apply(lambda tensor: tensor.clone())  # or they would stay in the file, and be read again from there
-        self._kept[part] = {own: tensor.data for own, tensor in _tensors(part)}
+        self._kept[part] = {}
+        if not device.startswith(MPS):  # whose memory is the CPU's
+            part._apply(lambda tensor: tensor.clone())  # or they would stay in the file, and be read again from there
+            self._kept[part] = {own: tensor.data for own, tensor in _tensors(part)}
 
         def before(module: Any, inputs: Any) -> None:
             self._bring(placed)

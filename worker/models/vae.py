@@ -50,15 +50,21 @@ class Vae:
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `Model.encode`; in fp32 if the checkpoint says that its VAE overflows in less."""
-        with self._in(self._safe_dtype, pixels.shape[-1] * pixels.shape[-2]) as vae:
+        """As `Model.encode`; in fp32 if its VAE is known to overflow in less, or does."""
+        mean, deviation = self._encoded(pixels, self._safe_dtype)
+        if self._safe_dtype == torch.float16 and not bool(mean.isfinite().all()):
+            return self._encoded(pixels, torch.float32)
+        return mean, deviation
+
+    def _encoded(self, pixels: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        with self._in(dtype, pixels.shape[-1] * pixels.shape[-2]) as vae:
             posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
             scale, shift = self._scale.to(pixels.device), self._shift.to(pixels.device)
             return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor, *, precise: bool = False) -> torch.Tensor:
-        """As `Model.decode`; in fp32 also if the checkpoint says that its VAE overflows in less."""
+        """As `Model.decode`; in fp32 also if its VAE is known to overflow in less."""
         pixels = latents.shape[-1] * latents.shape[-2] * self.factor**2
         exactly = torch.backends.cudnn.flags(enabled=True, allow_tf32=not precise)  # CUDA rounds to TF32 otherwise
         with exactly, self._in(torch.float32 if precise else self._safe_dtype, pixels) as vae:

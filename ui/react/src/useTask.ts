@@ -6,8 +6,10 @@ import { useCallback, useEffect, useRef, useState } from "react";
 import { useClient } from "./context.ts";
 import { useJobWatch } from "./useJobWatch.ts";
 
-/** How long a post without an answer is tried again, to cancel what it may have made. */
+/** How long a post that was lost may take once more, to cancel what it may have made. */
 const WITHDRAW_MS = 10_000;
+/** What a proxy says that may have passed a post on. */
+const FROM_A_PROXY = [502, 504];
 
 export interface TaskRun<Request> {
   /**
@@ -46,9 +48,9 @@ export function useTask<Request extends Omit<JobRequest, "task">>(task: NonNulla
     async (request: Request) => {
       // Leaving the page does not cut it off: nobody would know whether it had arrived, and so what to cancel.
       const idempotencyKey = randomKey();
-      const post = (patienceMs: number) => client.submit({ ...request, task }, { idempotencyKey, patienceMs });
-      const answer = post(0);
-      awaited.current = { answer, again: () => post(WITHDRAW_MS) };
+      const post = (signal?: AbortSignal) => client.submit({ ...request, task }, { idempotencyKey, signal });
+      const answer = post();
+      awaited.current = { answer, again: () => post(AbortSignal.timeout(WITHDRAW_MS)) };
       setPosting(true);
       setError(null);
       const isLast = () => !left.current && awaited.current?.answer === answer;
@@ -73,7 +75,10 @@ export function useTask<Request extends Omit<JobRequest, "task">>(task: NonNulla
     if (awaited.current === null) return shown.current?.cancel();
     const { answer, again } = awaited.current;
     const posted = await answer
-      .catch((error: unknown) => (error instanceof WorkerError ? null : again())) // it may have arrived all the same
+      .catch((error: unknown) => {
+        const refused = error instanceof WorkerError && !FROM_A_PROXY.includes(error.status);
+        return refused ? null : again(); // it may have arrived all the same
+      })
       .catch(() => null); // refused, or the worker cannot be reached: there is nothing to cancel
     if (posted) await client.cancel(posted.job_id);
   }, [client]);

@@ -27,7 +27,10 @@ ENCODER = re.compile(r"(?:lora_te([123]?)_|text_encoder(?:_([23]))?\.).*(?:[qkv]
 FORMS = (
     (re.compile(r"\.dora_scale$|lora_magnitude_vector"), "it is a DoRA, which is not served"),
     (re.compile(r"\.lora_mid\."), "it has convolutions in Tucker's form, which are not served"),
-    (re.compile(r"\.lora_B\.(\w+\.)?bias$|\.diff(_b)?$"), "it has whole weights beside the low ranks; not served"),
+    (
+        re.compile(r"\.lora_B\.(\w+\.)?bias$|\.diff(_b)?$|\.[wb]_norm$"),
+        "it has whole weights beside the low ranks; not served",
+    ),
 )
 
 
