@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests import real
 from tests.ui.conftest import PATIENCE_MS
@@ -66,12 +66,17 @@ def guarded(origins: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) 
         real.stop(worker)
 
 
+def asked_for_a_token(context: BrowserContext) -> tuple[Page, Locator]:
+    """The studio as it opens there, and its dialog."""
+    page = context.new_page()
+    page.goto("/")
+    return page, page.get_by_role("dialog", name="This worker asks for a token")
+
+
 def test_the_studio_asks_for_the_token_and_says_when_it_is_wrong(browser: Browser, guarded: str) -> None:
     with browser.new_context(base_url=guarded) as context:
         context.set_default_timeout(PATIENCE_MS)
-        page = context.new_page()
-        page.goto("/")
-        prompt = page.get_by_role("dialog", name="This worker asks for a token")
+        page, prompt = asked_for_a_token(context)
         expect(prompt).to_be_visible()
         expect(prompt.get_by_role("alert")).to_have_count(0)
         for token in ("wrong", TOKEN):
@@ -88,9 +93,7 @@ def test_the_studio_asks_for_the_token_and_says_when_it_is_wrong(browser: Browse
 def test_a_token_that_no_request_can_carry_is_refused_and_forgotten(browser: Browser, guarded: str) -> None:
     with browser.new_context(base_url=guarded) as context:
         context.set_default_timeout(PATIENCE_MS)
-        page = context.new_page()
-        page.goto("/")
-        prompt = page.get_by_role("dialog", name="This worker asks for a token")
+        page, prompt = asked_for_a_token(context)
         prompt.get_by_label("Token", exact=True).fill(f"{TOKEN}\u200b")
         prompt.get_by_role("button", name="Open the studio").click()
         expect(prompt.get_by_role("alert")).to_contain_text("That is no token")

@@ -8,8 +8,6 @@ import { useJobWatch } from "./useJobWatch.ts";
 
 /** How long a post that was lost may take once more, to cancel what it may have made. */
 const WITHDRAW_MS = 10_000;
-/** What a proxy says that may have passed a post on. */
-const FROM_A_PROXY = [502, 504];
 
 export interface TaskRun<Request> {
   /**
@@ -75,10 +73,7 @@ export function useTask<Request extends Omit<JobRequest, "task">>(task: NonNulla
     if (awaited.current === null) return shown.current?.cancel();
     const { answer, again } = awaited.current;
     const posted = await answer
-      .catch((error: unknown) => {
-        const refused = error instanceof WorkerError && !FROM_A_PROXY.includes(error.status);
-        return refused ? null : again(); // it may have arrived all the same
-      })
+      .catch((error: unknown) => (error instanceof WorkerError && !error.ofProxy ? null : again())) // it may have arrived
       .catch(() => null); // refused, or the worker cannot be reached: there is nothing to cancel
     if (posted) await client.cancel(posted.job_id);
   }, [client]);

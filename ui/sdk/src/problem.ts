@@ -24,7 +24,12 @@ export class WorkerError extends Error {
 
   /** Whether the same request may succeed later: a full queue, a worker that drains or loads. */
   get temporary(): boolean {
-    return this.status === 429 || this.status === 502 || this.status === 503 || this.status === 504;
+    return this.ofProxy || this.status === 429 || this.status === 503;
+  }
+
+  /** Whether it is the word of a proxy that heard nothing of the worker, which the request may have reached. */
+  get ofProxy(): boolean {
+    return this.status === 502 || this.status === 504;
   }
 }
 

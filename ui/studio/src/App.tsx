@@ -54,7 +54,7 @@ export function App({ board, gallery }: { board: Board; gallery: Gallery }) {
   const task = TASKS[page];
   return (
     <>
-      <Header info={info} reachable={error === null || isOfWorker(error)} />
+      <Header info={info} reachable={error === null || (error instanceof WorkerError && !error.ofProxy)} />
       {unauthorized && <TokenPrompt onToken={refresh} />}
       {studio ? (
         <StudioContext value={studio}>
@@ -67,9 +67,4 @@ export function App({ board, gallery }: { board: Board; gallery: Gallery }) {
       )}
     </>
   );
-}
-
-/** Whether the worker itself refused, and not a proxy that does not reach it. */
-function isOfWorker(error: Error): boolean {
-  return error instanceof WorkerError && error.status !== 502 && error.status !== 504;
 }
