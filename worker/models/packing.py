@@ -19,6 +19,7 @@ from typing import Any, Self, cast
 import torch
 from torch import nn
 
+from worker.models.residual import make_lean
 from worker.models.unfolding import pays_unfolded, unfold, unfolded_upsampling
 from worker.models.upsampling import Folded, merge, transposed
 from worker.models.winograd import Winograd, fits
@@ -99,8 +100,9 @@ def lay_out(module: Any, backend: str = CPU, *, packed: bool = True, compiled: b
     """The module itself, with its linear layers and convolutions `packed` where that pays: on a processor with
     AVX-512, in dtypes that it has kernels for. With AVX2 its convolutions are unfolded instead. With either, those
     that stand behind a doubling of pixels are made one with it. All others become channels_last, which costs them
-    less; so do all where `packed` is false, for whoever reads layers. For another `backend` nothing changes, but where
-    the module is `compiled`: then convolutions become channels_last, which compiled calls would make of them each time.
+    less; so do all where `packed` is false, for whoever reads layers. Blocks of ResNets become lean, but where it is
+    false. For another `backend` nothing changes, but where the module is `compiled`: then convolutions become
+    channels_last, which compiled calls would make of them each time.
 
     Packed weights have no elements that could be read: they are called, and moved by `to`, and nothing else.
     """
@@ -111,6 +113,7 @@ def lay_out(module: Any, backend: str = CPU, *, packed: bool = True, compiled: b
     for layer in module.modules():
         if packed:
             merge(layer, _fold)
+            make_lean(layer)
         if type(layer) not in (nn.Linear, nn.Conv2d) or layer.weight.device.type != CPU:
             continue
         if packed and _pays_packed(layer):
