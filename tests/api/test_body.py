@@ -84,6 +84,20 @@ def test_a_job_has_as_many_adapters_as_info_tells(field: str) -> None:
         JobRequest.model_validate({"prompt": "x", field: [*most, one]})
 
 
+@pytest.mark.parametrize(("sampler", "most"), [("lcm", 50), ("euler", 40), (None, 40)])
+def test_some_samplers_make_only_so_many_steps(sampler: str | None, most: int) -> None:
+    facts = replace(FACTS, samplers=("euler", "lcm"), most_steps={"lcm": 50, "euler": 40})
+
+    def body(steps: int) -> bytes:
+        return json.dumps({"prompt": "x", "sampler": sampler, "steps": steps}).encode()
+
+    assert parse_job(body(most), facts, LIMITS).steps == most
+    with pytest.raises(errors.InvalidRequest) as refused:
+        parse_job(body(most + 1), facts, LIMITS)
+    (fault,) = refused.value.errors
+    assert (fault.field, fault.message) == ("steps", f"must be at most {most} with the sampler {sampler or 'euler'}")
+
+
 def test_seed_zero_is_a_seed() -> None:
     assert parse(seed=0).seed == 0
 

@@ -123,7 +123,7 @@ def test_info(instant: ServedWorker) -> None:
     assert info["tasks"] == ["text-to-image"]
     assert info["samplers"] == list(FACTS.samplers)
     assert (info["loras"], info["controls"], info["embeddings"]) == ([], [], [])
-    assert info["limits"] == asdict(LIMITS) | {"queue_capacity": 1000}
+    assert info["limits"] == asdict(LIMITS) | {"queue_capacity": 1000, "max_steps_by_sampler": {}}
 
 
 def test_every_sampler_that_info_names_is_accepted(instant: ServedWorker) -> None:

@@ -117,6 +117,28 @@ def test_a_machine_that_was_busy_at_the_start_is_measured_again_later() -> None:
     assert limit.wanted is None
 
 
+def test_calls_of_jobs_show_that_the_machine_was_busy_when_rows_were_measured() -> None:
+    clock, told = Clock(), list[int]()
+    limit = RowLimit(native_pixels=100, on_measured=told.append, clock=clock)
+
+    def measure(slower: float) -> None:
+        while (rows := limit.wanted) is not None:
+            limit.timed(rows, 0.010 * max(1.0, rows / 16) * slower)
+
+    measure(40)
+    assert (limit.usual, told) == (2, [2])
+    limit.made(2, 100, 0.2)
+    limit.made(2, 50, 0.010)
+    limit.made(1, 100, 0.010)
+    assert (limit.usual, limit.wanted) == (2, None), "slower than that, smaller or of fewer rows: it shows nothing"
+    limit.made(2, 100, 0.012)
+    assert (limit.usual, told) == (UNMEASURED_ROWS, [2, UNMEASURED_ROWS])
+    limit.made(2, 100, 0.001)
+    assert told == [2, UNMEASURED_ROWS], "there is nothing to compare it with"
+    measure(1)
+    assert (limit.usual, told) == (16, [2, UNMEASURED_ROWS, 16])
+
+
 def on_a_device_full_at_16(limit: RowLimit, holds: int = MOST_ROWS) -> list[int]:
     """What is timed until nothing is wanted for now, on a device with memory for so many rows."""
     timed = []

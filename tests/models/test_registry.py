@@ -19,8 +19,9 @@ from tests.models.tiny import load_stock
 from worker.engine import sampling
 from worker.engine.denoiser import Denoiser
 from worker.errors import ModelUnusable
-from worker.models.folder import CODE_OR_PICKLE
+from worker.models.folder import CODE_OR_PICKLE, read_json
 from worker.models.registry import DEFAULTS_FILE, Checkpoint, identify
+from worker.models.schedulers import make_scheduler
 
 SAMPLERS = tuple(name for name in sampling.SAMPLERS if not name.startswith("flow_"))
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -96,6 +97,20 @@ def test_and_so_is_its_kind_of_it(folder: Path, changes: dict[str, object], samp
     change(folder / "scheduler/scheduler_config.json", _class_name="DPMSolverMultistepScheduler", **changes)
     checkpoint = identify(str(folder), dtype=None, samplers=(*SAMPLERS, "dpmpp_2m_karras", "dpmpp_2m_sde"))
     assert checkpoint.facts.sampler == sampler
+
+
+@pytest.mark.parametrize(("changes", "most"), [({}, 50), ({"original_inference_steps": 100}, 100)])
+def test_samplers_for_distilled_models_make_as_many_steps_as_those_had(
+    folder: Path, changes: dict[str, object], most: int
+) -> None:
+    change(folder / "scheduler/scheduler_config.json", **changes)
+    facts = identify(str(folder), dtype=None, samplers=(*SAMPLERS, "lcm", "tcd", "heun")).facts
+    assert facts.most_steps == {"lcm": most, "tcd": most}
+    for sampler, steps in facts.most_steps.items():
+        scheduler = make_scheduler(sampler, read_json(folder, "scheduler/scheduler_config.json"))
+        scheduler.set_timesteps(steps)
+        with pytest.raises(ValueError, match="original"):
+            scheduler.set_timesteps(steps + 1)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,9 @@ def unmet_limits(
         faults.append(FieldFault("seed", f"seed + num_images - 1 must be at most {MAX_SEED}"))
     if asked.sampler is not None and asked.sampler not in facts.samplers:
         faults.append(FieldFault("sampler", f"must be one of {', '.join(facts.samplers)}"))
+    sampler = asked.sampler or facts.sampler
+    if steps > (most := facts.most_steps.get(sampler, steps)):
+        faults.append(FieldFault("steps", f"must be at most {most} with the sampler {sampler}"))
     if facts.guidance is Guidance.NONE and (asked.guidance_scale or 0) > 1:
         faults.append(FieldFault("guidance_scale", "has no effect on this model: leave it out, or give 1 or less"))
     if asked.timeout_s is not None and asked.timeout_s > limits.timeout_s:

@@ -55,7 +55,7 @@ def router(
             "model": model,
             **offered,
             "upscalers": list(facts.upscalers),
-            "limits": asdict(service.limits),
+            "limits": asdict(service.limits) | {"max_steps_by_sampler": model.pop("most_steps")},
         }
 
     return routes

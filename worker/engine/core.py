@@ -267,6 +267,7 @@ class EngineCore(Generic[D]):
         self._pacemaker.stepped(rows, seconds)
         self.pace = self._pacemaker.pace(self._rows.of(batch[0].key, batch[0].pixels))
         self._meter.stepped(seconds, rows)
+        self._rows.made(rows, batch[0].pixels, seconds)
 
     def _tell_progress(self) -> None:
         """Each step that all of a job's images have done, once; a preview where its first image has come to one."""

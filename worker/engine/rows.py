@@ -23,6 +23,9 @@ SETTLED_AFTER = 2
 PAYS = 0.97
 """The fewest rows that reach this share of the best rate are enough: more of them make each step longer for everyone
 and no picture sooner."""
+OTHERWISE = 3
+"""A call of a job that takes this part of the time of the quickest timed one was not made by the same machine: it had
+something else to do when rows were measured."""
 STILL_RISING = 1.03
 """Two doublings in a row that bring less than this are the end of what the device gives."""
 
@@ -95,6 +98,18 @@ class RowLimit:
             self._holds = max(LEAST_ROWS, fitting)
         self._tries.setdefault(rows, []).append(seconds)
         self._go_on()
+
+    def made(self, rows: int, pixels: int, seconds: float) -> None:
+        """A call of jobs over `rows` rows of `pixels` took so long. Where that shows that the machine was busy when it
+        was measured, nothing is known of it any more."""
+        tries = self._tries.get(rows)
+        if not tries or pixels != self.native_pixels or OTHERWISE * seconds > min(tries):
+            return
+        self._tries, self._round, self._next = {}, 1, LEAST_ROWS
+        self._not_before, self._holds = self._clock(), MOST_ROWS
+        if self._measured is not None:
+            self._measured = None
+            self._on_measured(self.usual)
 
     def too_many(self) -> None:
         """The call that was wanted cannot be made. Where that is the smallest, something else has the memory, and

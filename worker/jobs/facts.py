@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from worker.jobs.params import LATENT, Task
@@ -79,7 +80,8 @@ class ModelFacts:
     `multiple` is what width and height must be multiples of; `samplers` are the names it can be drawn with;
     `guidance` is what `guidance_scale` means to it. It computes in `dtype`; `weights_dtype` is what most of its weights
     are kept in, None for the same. `numerics` is `exact` where its pictures are the same bytes in any company;
-    `compile` the mode of torch.compile that the calls made most often are compiled in, None for none.
+    `compile` the mode of torch.compile that the calls made most often are compiled in, None for none. `most_steps` has
+    the samplers that make only so many.
     """
 
     id: str
@@ -97,6 +99,7 @@ class ModelFacts:
     weights_dtype: str | None = None
     numerics: str = "fast"
     compile: str | None = None
+    most_steps: Mapping[str, int] = field(default_factory=dict)
     embeddings: tuple[EmbeddingFacts, ...] = ()
 
     loras: tuple[LoraFacts, ...] = ()

@@ -21,6 +21,7 @@ from worker.models.checkpoint import DTYPES, Checkpoint, Source
 from worker.models.family import Anatomy, Family
 from worker.models.folder import DiffusersFolder, read_json
 from worker.models.offload import choose_placement
+from worker.models.schedulers import most_steps
 from worker.models.single_file import SingleFile
 
 __all__ = ["BUILTIN", "DEFAULTS_FILE", "DTYPES", "FAMILIES", "Checkpoint", "identify", "read_json"]
@@ -189,6 +190,7 @@ def facts_of(name: str, source: Source, family: Family, dtype: str, samplers: tu
         samplers=offered,
         tasks=family.tasks,
         guidance=family.guidance,
+        most_steps=most_steps(offered, source.config("scheduler")),
         **facts,
     )
 

@@ -6,7 +6,7 @@ Says which class stands for a name and how it is set; the engine reads its steps
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +24,17 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
     "tcd": ("TCDScheduler", {}),
 }
+
+
+DISTILLED = {"lcm": 50, "tcd": 50}
+"""Samplers whose steps are some of those that a model was distilled with, and how many those are where the checkpoint's
+scheduler does not say."""
+
+
+def most_steps(samplers: Container[str], config: Mapping[str, Any]) -> dict[str, int]:
+    """Of those samplers that make only so many, on a checkpoint's own noise."""
+    own = config.get("original_inference_steps")
+    return {name: own if type(own) is int else usual for name, usual in DISTILLED.items() if name in samplers}
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
