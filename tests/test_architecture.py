@@ -64,6 +64,7 @@ ROOMS = (
         ),
     ),
     Room("worker/measured.py"),
+    Room("worker/descriptors.py", ("worker.errors",)),
     Room("worker/logs.py", ("worker.jobs",)),
     Room("worker/connection.py", ("uvicorn", "h11")),
     Room("worker/server.py", ("uvicorn", "starlette.types", "worker.connection", "worker.errors")),

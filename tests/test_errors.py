@@ -59,9 +59,10 @@ def test_the_drawn_tree_is_the_tree() -> None:
 
 def test_what_can_be_tried_again() -> None:
     retriable = {error.code for error in ALL if error.retriable}
-    assert retriable == {"queue_full", "draining", "storage_full", "worker_failed", "engine_failed", "signing_failed"}
+    refusals = {"queue_full", "draining", "storage_full", "too_many_connections", "worker_failed"}
+    assert retriable == {*refusals, "engine_failed", "signing_failed"}
     assert errors.QueueFull(7).headers == {"Retry-After": "7"}
-    for error in (errors.Draining, errors.StorageFull, errors.WorkerFailed):
+    for error in (errors.Draining, errors.StorageFull, errors.TooManyConnections, errors.WorkerFailed):
         assert int(error.headers["Retry-After"]) > 0
 
 

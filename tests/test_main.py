@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -50,6 +51,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         monkeypatch.setenv(name, "error")
     interval, root = sys.getswitchinterval(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def refused(*arguments: str, **environment: str) -> str:
         for name, value in environment.items():
@@ -63,6 +65,8 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     sys.setswitchinterval(interval)
     root.handlers[:] = handlers
     root.setLevel(level)
+    monkeypatch.undo()
+    resource.setrlimit(resource.RLIMIT_NOFILE, files)
 
 
 def only_line(text: str, backend: str) -> str:
@@ -240,6 +244,12 @@ def test_a_safety_checker_that_is_none(refusal: Refusal, model: Path) -> None:
 def test_what_becomes_of_flagged_pictures_without_a_checker(refusal: Refusal, model: Path) -> None:
     said = refusal("--model", str(model), "--on-unsafe", "fail")
     assert said == "--on-unsafe is set, but there is no --safety-checker"
+
+
+def test_too_few_files(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 64))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: None)
+    assert refusal() == "only 64 files may be open, and the worker needs 256: raise ulimit -n"
 
 
 def test_port_in_use(refusal: Refusal, model: Path) -> None:

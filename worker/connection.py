@@ -14,17 +14,22 @@ RECEIVE_S = 10.0
 """For a request's head to arrive whole, and for each next piece of its body; uvicorn itself would wait for ever."""
 STALL_S = 10.0
 """For a peer to read anything of what waits for it; uvicorn itself would wait for ever."""
+SPARE = 16
+"""So many connections beyond the bound are still heard, for one request each: probes are answered, all else refused."""
+SPARE_RECEIVE_S = 1.0
+"""For a request's head to arrive on one of these, of which others have need."""
 BODY_TIMES = 6
 """So many times as long the whole may take, however its pieces drip in; what is refused for that is soon cut."""
 
 
 class Connection(H11Protocol):
     """A connection that half a request ends, or a peer that reads nothing of what it is sent, however slowly it may
-    read; with three things for the application in `scope["state"]`: `closing` tells that it is about to end, `late`
-    that a request's body takes too long, `write` continues a streamed body."""
+    read; with four things for the application in `scope["state"]`: `closing` tells that it is about to end, `late`
+    that a request's body takes too long, `write` continues a streamed body, `crowded` is whether it is one too many."""
 
     receive_s = RECEIVE_S
     stall_s = STALL_S
+    bound = sys.maxsize
     _begun_at: float | None = None
     _deadline: asyncio.TimerHandle | None = None
     _patience: asyncio.TimerHandle | None = None
@@ -36,12 +41,18 @@ class Connection(H11Protocol):
         not; a head and a body, or two events, would then lie 40 ms apart (RFC 896 against RFC 1122, 4.2.3.2).
         """
         super().connection_made(transport)
+        if len(self.connections) > self.bound + SPARE:
+            transport.abort()
+            return
+        if crowded := len(self.connections) > self.bound:
+            self.receive_s = min(self.receive_s, SPARE_RECEIVE_S)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.app_state = {
             **self.app_state,
             "closing": transport.is_closing,
             "late": self._is_late,
             "write": self.write,
+            "crowded": crowded,
         }
         self._watch()
 

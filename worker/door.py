@@ -8,14 +8,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from worker.api.headers import SecurityHeaders
 from worker.api.problems import refusal
-from worker.api.readiness import HEALTH, READY, health_answer, ready_answer
-from worker.errors import Draining, WorkerFailed
+from worker.api.readiness import HEALTH, METRICS, READY, health_answer, ready_answer
+from worker.errors import Draining, TooManyConnections, WorkerFailed
 from worker.jobs.engine import EngineState
 
 
 class Door:
     """ASGI application. Answers the probes and holds every other call until it is opened or closed; then all calls go
-    on to what is behind it, those that were held with whatever they brought."""
+    on to what is behind it, those that were held with whatever they brought. On a connection too many it lets only
+    what is asked to watch the worker through, once."""
 
     def __init__(self, *, other_origins: bool) -> None:
         self._other_origins = other_origins
@@ -24,6 +25,11 @@ class Door:
         self._probes = self._answering(EngineState.LOADING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("state", {}).get("crowded"):
+            scope["headers"].append((b"connection", b"close"))  # the server then answers so, and closes
+            if (path := scope["path"]) not in (HEALTH, READY, METRICS):
+                await self._with_headers(refusal(path, TooManyConnections()))(scope, receive, send)
+                return
         await self._behind(scope, receive, send)
 
     def open(self, app: ASGIApp) -> None:

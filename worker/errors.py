@@ -23,6 +23,7 @@ WorkerError
 │   ├── JobFailed             500 job_failed
 │   ├── Draining              503 draining
 │   ├── StorageFull           503 storage_full
+│   ├── TooManyConnections    503 too_many_connections
 │   ├── WorkerFailed          503 worker_failed
 │   └── JobTimedOut           504 job_timed_out
 ├── JobFailure                the `failed` ending of one job
@@ -227,6 +228,13 @@ class StorageFull(RequestError):
 
     status, code, retriable = 503, "storage_full", True
     headers = {"Retry-After": "30"}  # noqa: RUF012
+
+
+class TooManyConnections(RequestError):
+    """The worker has as many connections as it can have."""
+
+    status, code, retriable = 503, "too_many_connections", True
+    headers = {"Retry-After": "5"}  # noqa: RUF012
 
 
 class WorkerFailed(RequestError):

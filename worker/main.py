@@ -21,6 +21,7 @@ from shared_worker.auth import Tokens
 from shared_worker.device import Backend, NoSuchDevice, find_device
 from worker import logs
 from worker.allocator import keep_freed_memory
+from worker.descriptors import room_for_connections
 from worker.door import Door
 from worker.errors import DeviceUnavailable, StartError
 from worker.server import address_of, listen, make_server
@@ -87,9 +88,10 @@ def _serve(settings: Settings, backend: Backend) -> int:
     if backend == "cuda":
         _let_segments_grow()
     tokens = read_tokens(settings)
+    connections = room_for_connections()
     listener = listen(settings.host, settings.port)
     with contextlib.ExitStack() as at_end:
-        return asyncio.run(_run(settings, backend, tokens, listener, at_end))
+        return asyncio.run(_run(settings, backend, tokens, listener, connections, at_end))
 
 
 def _let_segments_grow() -> None:
@@ -100,7 +102,12 @@ def _let_segments_grow() -> None:
 
 
 async def _run(
-    settings: Settings, backend: Backend, tokens: Tokens, listener: socket.socket, at_end: contextlib.ExitStack
+    settings: Settings,
+    backend: Backend,
+    tokens: Tokens,
+    listener: socket.socket,
+    connections: int,
+    at_end: contextlib.ExitStack,
 ) -> NoReturn:
     door = Door(other_origins=bool(settings.origins))
     url = address_of(settings.host, listener)
@@ -116,7 +123,7 @@ async def _run(
         if serving is not None:
             serving.hurry()
 
-    server = make_server(door, drain, hurry)
+    server = make_server(door, drain, hurry, connections=connections)
     until_closed = asyncio.create_task(server.serve(sockets=[listener]))
     await asyncio.sleep(0)  # the port is open, and signals are caught
     preparing = _in_thread(functools.partial(_prepare, settings, backend))

@@ -11,10 +11,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared_worker.auth import Tokens
 from worker.api.problems import refusal
-from worker.api.readiness import HEALTH, READY
+from worker.api.readiness import HEALTH, METRICS, READY
 from worker.errors import CrossSite, Unauthorized
 
-METRICS = "/metrics"
 READS = ("GET", "HEAD", "OPTIONS")
 
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from shared_worker.contract import WorkerInfo
-from worker.api.readiness import HEALTH, READY, health_answer, ready_answer
+from worker.api.readiness import HEALTH, METRICS, READY, health_answer, ready_answer
 from worker.jobs.facts import ModelFacts
 from worker.jobs.service import JobService
 from worker.metrics import Metrics
@@ -35,8 +35,8 @@ def router(
         snapshot = service.engine.snapshot()
         return ready_answer(snapshot.state, snapshot.load_progress)
 
-    @routes.head("/metrics", include_in_schema=False)
-    @routes.get("/metrics", summary="Figures for Prometheus", response_class=Response)
+    @routes.head(METRICS, include_in_schema=False)
+    @routes.get(METRICS, summary="Figures for Prometheus", response_class=Response)
     async def prometheus() -> Response:
         """Text exposition format."""
         snapshot = service.engine.snapshot()

@@ -6,7 +6,7 @@ from starlette.responses import JSONResponse
 
 from worker.jobs.engine import EngineState
 
-HEALTH, READY = "/health", "/ready"
+HEALTH, READY, METRICS = "/health", "/ready", "/metrics"
 REASONS = {
     EngineState.LOADING: "loading",
     EngineState.DRAINING: "draining",
