@@ -306,8 +306,11 @@ def test_a_waiting_job_is_cancelled_when_its_time_is_over(serve: Serve) -> None:
     worker = serve(NeverEnds(), max_rows=2)
     worker.post()
     worker.runner.wait_for_calls(1)
-    events = worker.stream(worker.post(timeout_s=0.05)["job_id"])
+    job_id = worker.post(timeout_s=0.05)["job_id"]
+    events = worker.stream(job_id)
     assert (events[-1].name, events[-1].data["reason"]) == ("cancelled", "timeout")
+    job = worker.client.get(f"/v1/jobs/{job_id}").json()
+    assert (job["status"], job["error"]["code"], job["error"]["retriable"]) == ("cancelled", "timeout", False)
 
 
 def test_a_running_job_is_cancelled_when_its_time_is_over(serve: Serve) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.fakes import PREVIEW, make_params
 from worker.api import wire
+from worker.api.ending import without_pictures
 from worker.jobs.events import (
     Cancelled,
     CancelReason,
@@ -149,6 +150,27 @@ def test_a_failed_job_says_why() -> None:
     data = wire.job_json(make_job(Failed("engine_failed", "gone", True)))
     assert data["error"] == {"code": "engine_failed", "message": "gone", "retriable": True}
     assert wire.job_json(make_job())["error"] is None
+
+
+@pytest.mark.parametrize(("reason", "retriable"), [(CancelReason.TIMEOUT, False), (CancelReason.SHUTDOWN, True)])
+def test_a_job_that_the_worker_cancelled_says_why(reason: CancelReason, retriable: bool) -> None:
+    data = wire.job_json(make_job(Started(1), Cancelled(reason)))
+    message = data["error"].pop("message")
+    assert (data["status"], data["error"]) == ("cancelled", {"code": reason.value, "retriable": retriable})
+    assert message == without_pictures(Cancelled(reason)).detail
+
+
+@pytest.mark.parametrize("reason", [CancelReason.REQUESTED, CancelReason.DISCONNECTED])
+def test_a_job_that_somebody_cancelled_has_no_error(reason: CancelReason) -> None:
+    assert wire.job_json(make_job(Cancelled(reason)))["error"] is None
+
+
+def test_a_job_that_is_done_before_its_cancelling_takes_effect_has_no_error() -> None:
+    job = make_job(Started(1))
+    job.cancel_reason = CancelReason.TIMEOUT
+    assert wire.job_json(job)["error"] is None
+    job.record(Completed((IMAGE,), TIMINGS))
+    assert wire.job_json(job)["error"] is None
 
 
 def test_a_place_is_the_one_of_this_moment() -> None:

@@ -79,7 +79,18 @@ async def test_every_life_comes_back(journal: SqliteJournal, tmp_path: Path, lif
     assert kept.job.params == job.params
     assert (kept.key, kept.digest, kept.model_id) == ("key", b"digest", "fake")
     assert kept.kills == (life == "running")
-    for name in ("id", "status", "attempt", "progress", "images", "warnings", "failure", "timings", "created_at"):
+    for name in (
+        "id",
+        "status",
+        "attempt",
+        "progress",
+        "images",
+        "warnings",
+        "failure",
+        "cancel_reason",
+        "timings",
+        "created_at",
+    ):
         assert getattr(kept.job, name) == getattr(job, name), name
     assert kept.job.log.last_id == job.log.last_id
     if job.ended:

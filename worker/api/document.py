@@ -75,7 +75,7 @@ JOB = thing(
     params={"type": "object", "description": "all that decides its pictures, defaults filled in"},
     images=every(thing(**IMAGE)),
     warnings=every(TEXT),
-    error=or_null(thing(**FAILURE)),
+    error=or_null(thing("why it failed, or what cancelled it: `timeout` or `shutdown`", **FAILURE)),
     timings=TIMINGS,
     attempt=WHOLE,
     created_at=TEXT,
@@ -102,7 +102,7 @@ EVENTS: dict[str, tuple[str, Schema]] = {
         },
     ),
     "failed": ("the end, without pictures", FAILURE),
-    "cancelled": ("the end: somebody, or the shutdown, ended it", {"reason": one_of(*CancelReason)}),
+    "cancelled": ("the end: somebody, its time limit or the shutdown ended it", {"reason": one_of(*CancelReason)}),
 }
 """By the value of `event:` what it means, and what `data:` holds beside `type` and `job_id`."""
 

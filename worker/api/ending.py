@@ -61,7 +61,7 @@ def without_pictures(last: Event | None) -> errors.RequestError:
         case Cancelled(CancelReason.REQUESTED | CancelReason.DISCONNECTED):
             return errors.JobCancelled()
         case _:  # ended by the shutdown
-            return errors.Draining("The worker is shutting down; the job ended without its pictures")
+            return errors.Draining("The worker was shut down before the job's pictures were done")
 
 
 async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:

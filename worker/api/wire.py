@@ -9,8 +9,21 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
-from worker.jobs.events import Cancelled, Completed, Event, Failed, Image, Preview, Progress, Queued, Started, Timings
-from worker.jobs.job import Job
+from worker.api.ending import without_pictures
+from worker.jobs.events import (
+    Cancelled,
+    CancelReason,
+    Completed,
+    Event,
+    Failed,
+    Image,
+    Preview,
+    Progress,
+    Queued,
+    Started,
+    Timings,
+)
+from worker.jobs.job import Job, Status
 from worker.jobs.log import Entry
 from worker.jobs.params import JobParams, Picture
 
@@ -20,7 +33,6 @@ PREVIEWS_REMEMBERED = 16
 
 def job_json(job: Job, place: tuple[int, float | None] | None = None) -> Json:
     """A job as `GET /v1/jobs/{job_id}` answers it; `place` is where it stands if it waits, else as it was last told."""
-    failure = job.failure
     position, eta_s = place or (job.position, job.eta_s)
     return {
         "job_id": job.id,
@@ -36,7 +48,7 @@ def job_json(job: Job, place: tuple[int, float | None] | None = None) -> Json:
         "params": params_json(job.params),
         "images": [image_json(job.id, image) for image in job.images],
         "warnings": list(job.warnings),
-        "error": failure and {"code": failure.code, "message": failure.message, "retriable": failure.retriable},
+        "error": _error_json(job),
         "timings": timings_json(job.timings),
         "attempt": job.attempt,
         "created_at": timestamp(job.created_at),
@@ -44,6 +56,16 @@ def job_json(job: Job, place: tuple[int, float | None] | None = None) -> Json:
         "finished_at": timestamp(job.finished_at),
         "labels": dict(job.params.labels),
     }
+
+
+def _error_json(job: Job) -> Json | None:
+    """Why there are no pictures, if the worker ended the job; null where somebody cancelled it."""
+    if job.failure is not None:
+        return {"code": job.failure.code, "message": job.failure.message, "retriable": job.failure.retriable}
+    if job.status is Status.CANCELLED and job.cancel_reason in (CancelReason.TIMEOUT, CancelReason.SHUTDOWN):
+        told = without_pictures(Cancelled(job.cancel_reason))
+        return {"code": job.cancel_reason.value, "message": told.detail, "retriable": told.retriable}
+    return None
 
 
 def params_json(params: JobParams) -> Json:

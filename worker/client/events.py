@@ -90,7 +90,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Somebody, or the shutdown, ended the job: `requested`, `disconnected`, `timeout`, `shutdown`."""
+    """Somebody, its time limit or the shutdown ended the job: `requested`, `disconnected`, `timeout`, `shutdown`."""
 
     id: int
     job_id: str

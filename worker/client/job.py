@@ -51,8 +51,8 @@ class Timings:
 class Job:
     """A job as it stood when it was asked for; `status` is `queued`, `running`, `completed`, `failed` or `cancelled`.
 
-    `params` has every default filled in and the seed that is used; `error` is the failure's `code`, `message` and
-    `retriable`. `raw` is the worker's whole answer.
+    `params` has every default filled in and the seed that is used; `error` is the `code`, `message` and
+    `retriable` of a failure, of a `timeout` or of a `shutdown`. `raw` is the worker's whole answer.
     """
 
     job_id: str

@@ -101,7 +101,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Somebody, or the shutdown, ended the job."""
+    """Somebody, its time limit or the shutdown ended the job."""
 
     reason: CancelReason
     timings: Timings = Timings()

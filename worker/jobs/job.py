@@ -107,6 +107,7 @@ class Job:
                 self.failure = event
                 self._end(Status.FAILED, event.timings, at)
             case ((Status.QUEUED | Status.RUNNING), Cancelled()):
+                self.cancel_reason = event.reason
                 self._end(Status.CANCELLED, event.timings, at)
             case _:
                 raise IllegalTransition(f"{type(event).__name__} while {self.status}")

@@ -78,7 +78,7 @@ export interface paths {
         };
         /**
          * Fetch a finished picture
-         * @description The bytes; 206 for a `Range`, 304 where the client's copy is the same.
+         * @description The bytes; 206 for a `Range`, 304 where the client's copy is the same, 412 where `If-Match` names another.
          */
         get: operations["get_image_v1_jobs__job_id__images__index__get"];
         put?: never;
