@@ -13,6 +13,7 @@ WorkerError
 │   ├── ModelMismatch         409 model_mismatch
 │   ├── JobCancelled          409 job_cancelled
 │   ├── JobExpired            410 job_expired
+│   ├── PreconditionFailed    412 precondition_failed
 │   ├── BodyTooLarge          413 body_too_large
 │   ├── UnsupportedMediaType  415 unsupported_media_type
 │   ├── RangeNotSatisfiable   416 range_not_satisfiable
@@ -146,6 +147,12 @@ class JobExpired(RequestError):
     """The job ended some time ago and is no longer kept."""
 
     status, code = 410, "job_expired"
+
+
+class PreconditionFailed(RequestError):
+    """The image is not the one that If-Match names."""
+
+    status, code = 412, "precondition_failed"
 
 
 class BodyTooLarge(RequestError):

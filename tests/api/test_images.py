@@ -94,6 +94,30 @@ def test_what_caches_need(instant: ServedWorker, url: str) -> None:
     assert instant.client.get(url, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
+def test_an_entity_tag_is_read_as_one(instant: ServedWorker, url: str) -> None:
+    etag = instant.client.get(url).headers["etag"]
+    for value in ('"a*b"', f'"x{etag[1:]}', f'"a, {etag[1:]}', etag.strip('"'), '"*"', ""):
+        assert instant.client.get(url, headers={"If-None-Match": value}).status_code == 200, value
+    several = [("If-None-Match", '"other"'), ("If-None-Match", etag)]
+    assert instant.client.get(url, headers=several).status_code == 304
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_is_asked_for_only_if_it_matches(instant: ServedWorker, url: str, method: str) -> None:
+    etag = instant.client.get(url).headers["etag"]
+    for value in (etag, f'"other", {etag}', "*"):
+        assert instant.client.request(method, url, headers={"If-Match": value}).status_code == 200, value
+    for value in ('"other"', f"W/{etag}", '"a*b"', etag.strip('"'), ""):
+        for more in ({}, {"Range": "bytes=0-1"}, {"If-None-Match": etag}):
+            refused = instant.client.request(method, url, headers={"If-Match": value} | more)
+            assert refused.status_code == 412, value
+            if method == "GET":
+                assert refused.json()["code"] == "precondition_failed"
+    part = instant.client.get(url, headers={"If-Match": etag, "Range": "bytes=0-1"})
+    assert (part.status_code, len(part.content)) == (206, 2)
+    assert instant.client.get(url, headers={"If-Match": etag, "If-None-Match": etag}).status_code == 304
+
+
 def test_different_pictures_have_different_etags(instant: ServedWorker, job: dict[str, object]) -> None:
     assert len({instant.client.get(image["url"]).headers["etag"] for image in job["images"]}) == 2
 

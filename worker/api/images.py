@@ -9,9 +9,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from worker.api.document import REFUSED, Schema
-from worker.errors import ImageNotFound, RangeNotSatisfiable
+from worker.errors import ImageNotFound, PreconditionFailed, RangeNotSatisfiable
 from worker.jobs.service import JobService
 
+ENTITY_TAG = re.compile(r'(W/)?("[^"]*")')
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 
 
@@ -32,7 +33,7 @@ def router(service: JobService) -> APIRouter:
         },
     )
     async def get_image(request: Request, job_id: str, index: str) -> Response:
-        """The bytes; 206 for a `Range`, 304 where the client's copy is the same."""
+        """The bytes; 206 for a `Range`, 304 where the client's copy is the same, 412 where `If-Match` names another."""
         job = service.store.get(job_id)
         image = next((image for image in job.images if str(image.index) == index), None)
         if image is None:
@@ -44,7 +45,10 @@ def router(service: JobService) -> APIRouter:
             "Accept-Ranges": "bytes",
             "Content-Disposition": f'inline; filename="{job.id}-{image.index}.{image.format.value}"',
         }
-        if _matches(request.headers.get("if-none-match"), etag):
+        if_match = request.headers.getlist("if-match")
+        if if_match and not _matches(if_match, etag, weakly=False):
+            raise PreconditionFailed
+        if _matches(request.headers.getlist("if-none-match"), etag, weakly=True):
             return Response(status_code=304, headers=headers)
         data, status = image.data, 200
         asked = request.headers.get("range")
@@ -62,8 +66,12 @@ def router(service: JobService) -> APIRouter:
     return routes
 
 
-def _matches(header: str | None, etag: str) -> bool:
-    return header is not None and ("*" in header or etag in header)
+def _matches(given: list[str], etag: str, *, weakly: bool) -> bool:
+    """Whether a list of entity tags, in one header or in several, names this one (RFC 9110, 8.8.3.2), or any by `*`."""
+    header = ",".join(given)
+    if header.strip() == "*":
+        return True
+    return any(tag == etag and (weakly or not weak) for weak, tag in ENTITY_TAG.findall(header))
 
 
 def _parse_range(header: str, size: int) -> tuple[int, int] | None:
