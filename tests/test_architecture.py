@@ -66,7 +66,10 @@ ROOMS = (
     Room("worker/measured.py"),
     Room("worker/descriptors.py", ("worker.errors",)),
     Room("worker/logs.py", ("worker.jobs",)),
-    Room("worker/connection.py", ("uvicorn", "h11")),
+    Room(
+        "worker/connection.py",
+        ("uvicorn", "h11", "worker.errors", "worker.api.headers", "worker.api.problems"),
+    ),
     Room("worker/server.py", ("uvicorn", "starlette.types", "worker.connection", "worker.errors")),
     Room("worker/tokens.py", ("shared_worker.auth", "worker.errors", "worker.settings")),
     Room(

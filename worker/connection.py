@@ -1,14 +1,21 @@
-"""One HTTP connection: uvicorn's own, cut where its peer sends half a request or reads nothing of the answer."""
+"""One HTTP connection: uvicorn's own, cut where its peer sends half a request or reads nothing of the answer, and with
+what HTTP asks of a server and uvicorn leaves out."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import sys
+from urllib.parse import unquote
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from worker.api.headers import EVERYWHERE, NO_STORE, NOTHING
+from worker.api.problems import problem
+from worker.errors import MalformedRequest
 
 RECEIVE_S = 10.0
 """For a request's head to arrive whole, and for each next piece of its body; uvicorn itself would wait for ever."""
@@ -20,6 +27,9 @@ SPARE_RECEIVE_S = 1.0
 """For a request's head to arrive on one of these, of which others have need."""
 BODY_TIMES = 6
 """So many times as long the whole may take, however its pieces drip in; what is refused for that is soon cut."""
+ABSOLUTE_FORM = re.compile(rb"https?://([^/@#]+)(/.*)?", re.IGNORECASE)
+"""Of a request's target, up to its query: the host, and the path."""
+CLOSE = (b"connection", b"close")
 
 
 class Connection(H11Protocol):
@@ -30,6 +40,7 @@ class Connection(H11Protocol):
     receive_s = RECEIVE_S
     stall_s = STALL_S
     bound = sys.maxsize
+    _asks_for_head = False
     _begun_at: float | None = None
     _deadline: asyncio.TimerHandle | None = None
     _patience: asyncio.TimerHandle | None = None
@@ -79,6 +90,42 @@ class Connection(H11Protocol):
                 self._wait_for_another()
                 return
         self._watch()
+
+    def handle_events(self) -> None:
+        """Whatever request begins, its scope is set right before the application sees it."""
+        if self.conn.their_state is h11.IDLE:
+            self._asks_for_head = self.conn.trailing_data[0].startswith(b"HEAD ")
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            self._close_if_ambiguous()
+            self._read_absolute_form()
+
+    def _close_if_ambiguous(self) -> None:
+        """What stands behind a body of two lengths may be a part of it (RFC 9112, 6.1)."""
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in self.headers}:
+            self.headers.append(CLOSE)
+
+    def _read_absolute_form(self) -> None:
+        """A target that names the host too, as proxies are asked (RFC 9112, 3.2.2)."""
+        found = ABSOLUTE_FORM.fullmatch(self.scope["raw_path"])
+        if found is not None:
+            host, path = found[1], found[2] or b"/"
+            self.scope["raw_path"], self.scope["path"] = path, unquote(path.decode("ascii"))
+            self.headers[:] = [(b"host", host), *(one for one in self.headers if one[0] != b"host")]
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP as anything else is refused, if nothing is answered yet."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # the application has no say any more
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            answer = problem(MalformedRequest())
+            answer.headers.update(EVERYWHERE | {"Cache-Control": NO_STORE, "Content-Security-Policy": NOTHING})
+            headers = [*self.server_state.default_headers, *answer.raw_headers, CLOSE]
+            self.transport.write(self.conn.send(h11.Response(status_code=400, headers=headers, reason=b"Bad Request")))
+            if not self._asks_for_head:
+                self.transport.write(self.conn.send(h11.Data(data=bytes(answer.body))))
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is awaited any more."""

@@ -3,6 +3,7 @@
 WorkerError
 ├── RequestError              an HTTP request that is answered with problem+json
 │   ├── MalformedBody         400 malformed
+│   ├── MalformedRequest      400 malformed_request
 │   ├── Unauthorized          401 unauthorized
 │   ├── CrossSite             403 cross_site
 │   ├── RouteNotFound         404 not_found
@@ -86,6 +87,12 @@ class MalformedBody(RequestError):
     """The body is not valid JSON."""
 
     status, code = 400, "malformed"
+
+
+class MalformedRequest(RequestError):
+    """The request is not valid HTTP."""
+
+    status, code = 400, "malformed_request"
 
 
 class Unauthorized(RequestError):

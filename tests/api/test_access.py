@@ -112,11 +112,20 @@ def test_a_host_header_opens_nothing(guarded: ServedWorker, host: str) -> None:
     "target",
     [
         *("http://x/health/../v1/info", "/v1/info?/health", "/v1/info#/health", "/health%2F..%2Fv1%2Finfo", "*"),
+        *("http://x/v1/info", "http://health/v1/info", "http://x/health/", "http://x//health", "http:///health"),
+        *("http://x/v1/info?http://x/health", "http://health:1@x/v1/info", "http://x/%2Fhealth"),
         *("//", "//health", "/./v1/info", "/assets/../v1/info", "//v1/info"),
     ],
 )
 def test_a_crooked_target_opens_nothing(guarded: ServedWorker, target: str) -> None:
     assert raw(guarded, f"GET {target} HTTP/1.1\nHost: x\n\n") in (400, 401)
+
+
+def test_a_target_that_names_the_host_is_judged_by_its_path(guarded: ServedWorker, instant: ServedWorker) -> None:
+    assert raw(guarded, "GET http://x/health HTTP/1.1\nHost: x\n\n") == 200
+    assert raw(guarded, f"GET http://x/v1/info HTTP/1.1\nHost: x\nAuthorization: Bearer {TOKENS[0]}\n\n") == 200
+    post = "POST http://127.0.0.1/v1/jobs HTTP/1.1\nHost: x\nSec-Fetch-Site: cross-site\nContent-Length: 0\n\n"
+    assert raw(instant, post) == 403
 
 
 def test_with_the_token_everything_works(guarded: ServedWorker) -> None:
