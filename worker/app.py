@@ -15,8 +15,11 @@ from shared_worker.contract import WorkerInfo
 from worker import __version__
 from worker.api import images, jobs, probes, problems, stream, studio
 from worker.api.access import RequireToken
+from worker.api.document import event_schemas
 from worker.api.headers import SecurityHeaders
 from worker.api.openai import router as openai
+from worker.api.openai.edits import EditRequest
+from worker.api.request import JobRequest, parts_of
 from worker.api.sdapi import router as front_ends
 from worker.api.stream import StreamTimes
 from worker.jobs.facts import ModelFacts
@@ -48,7 +51,7 @@ def create_app(
 
     With `tracer_provider`, requests that may bring a job are traced: that one's spans go below theirs.
     """
-    app = FastAPI(
+    app = _Application(
         telemetry=_telemetry(tracer_provider),
         title="sd-worker",
         version=__version__,
@@ -78,6 +81,16 @@ def create_app(
         )
     app.add_middleware(SecurityHeaders, other_origins=bool(cors_origins))
     return app
+
+
+class _Application(FastAPI):
+    """Its OpenAPI document holds by name what bodies have in common, and the events, which no response can show."""
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        if "components" not in document:
+            document["components"] = {"schemas": parts_of(JobRequest, EditRequest) | event_schemas()}
+        return document
 
 
 def _telemetry(tracer_provider: TracerProvider | None) -> TelemetryConfig:

@@ -21,6 +21,9 @@ TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
 WHOLE: Schema = {"type": "integer"}
 
+REFERENCE = "#/components/schemas/{model}"
+"""To what the document keeps by a name."""
+
 
 def one_of(*values: str) -> Schema:
     """One of these texts."""
@@ -36,6 +39,11 @@ def thing(described: str = "", /, **fields: Schema) -> Schema:
     """An object of these fields and no others."""
     told = {"description": described} if described else {}
     return {"type": "object", **told, "properties": fields, "required": [*fields], "additionalProperties": False}
+
+
+def may_lack(schema: Schema, *names: str) -> Schema:
+    """The same object, in which these fields may be missing."""
+    return {**schema, "required": [name for name in schema["required"] if name not in names]}
 
 
 def every(item: Schema) -> Schema:
@@ -96,7 +104,7 @@ EVENTS: dict[str, tuple[str, Schema]] = {
     "completed": (
         "the end: its pictures are there; `image` holds base64 where `output.inline` asked for it",
         {
-            "images": every({**thing(**IMAGE, image=TEXT), "required": [*IMAGE]}),
+            "images": every(may_lack(thing(**IMAGE, image=TEXT), "image")),
             "warnings": every(TEXT),
             "timings": TIMINGS,
         },
@@ -123,6 +131,14 @@ def event_schema(name: str) -> Schema:
     return thing(described, type={"const": name}, job_id=TEXT, **fields)
 
 
+def event_schemas() -> dict[str, Schema]:
+    """Every event by its name in the document, and `JobEvent`, which is any of them."""
+    named = {f"{name.title()}Event": event_schema(name) for name in EVENTS}
+    told = "what stands behind `data:` in a job's stream; `type` is the event's name"
+    references = [{"$ref": REFERENCE.format(model=name)} for name in named]
+    return named | {"JobEvent": {"description": told, "oneOf": references}}
+
+
 def stream_content() -> Schema:
     """Of a response that is a job's stream."""
     told_in_turn = [
@@ -134,9 +150,8 @@ def stream_content() -> Schema:
         f'id: {number}\nevent: {name}\ndata: {{"type":"{name}","job_id":"job_1",{rest}}}\n\n'
         for number, (name, rest) in enumerate(told_in_turn, 1)
     ]
-    told = "Server-Sent Events; the schema is that of each event's `data`, whose `type` is the event's name"
-    events = {"description": told, "oneOf": [event_schema(name) for name in EVENTS]}
-    return {"text/event-stream": {"schema": events, "example": "".join(lines)}}
+    told = "Server-Sent Events; what stands behind `data:` of each is JSON, a `JobEvent` of this document's schemas"
+    return {"text/event-stream": {"schema": {**TEXT, "description": told}, "example": "".join(lines)}}
 
 
 def json_content(schema: Schema) -> Schema:
@@ -157,9 +172,12 @@ REFUSED_BY_OPENAI = refused(
 )
 
 
-def header(name: str, described: str) -> Schema:
+def header(name: str, described: str, schema: Schema) -> Schema:
     """A parameter that comes as a header; never required."""
-    return {"name": name, "in": "header", "required": False, "description": described, "schema": TEXT}
+    return {"name": name, "in": "header", "required": False, "description": described, "schema": schema}
+
+
+TRACE = header("traceparent", "the job's trace goes on from it (W3C Trace Context)", TEXT)
 
 
 def query(name: str, described: str, schema: Schema) -> Schema:

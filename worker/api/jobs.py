@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from worker.api.body import beside, digest_of, parse_job, read_body
-from worker.api.document import JOB, JOB_EXAMPLES, JOBS, REFUSED, header, json_content, one_of, query
+from worker.api.document import JOB, JOB_EXAMPLES, JOBS, REFUSED, TEXT, TRACE, header, json_content, one_of, query
 from worker.api.request import JobRequest, openapi_body
 from worker.api.trace import read_trace
 from worker.api.wire import job_json
@@ -35,7 +35,16 @@ def router(service: JobService, facts: ModelFacts) -> APIRouter:
             202: {"content": one},
         },
         openapi_extra=openapi_body(JobRequest, JOB_EXAMPLES)
-        | {"parameters": [header("Idempotency-Key", "makes repeats of this post harmless")]},
+        | {
+            "parameters": [
+                TRACE,
+                header(
+                    "Idempotency-Key",
+                    "makes repeats of this post harmless",
+                    {**TEXT, "minLength": 1, "maxLength": MAX_KEY_CHARACTERS},
+                ),
+            ]
+        },
     )
     async def post_job(request: Request) -> Response:
         """Accepts the job (202), or answers with the one that this Idempotency-Key already stands for (200)."""

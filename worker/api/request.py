@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from worker.api.document import REFERENCE, TRACE
+
 MAX_SEED = 2**63 - 1
 DEFAULT_QUALITY = 90
 DEFAULT_STRENGTH = 0.8
@@ -125,26 +127,19 @@ class JobRequest(Strict):
 
 
 def openapi_body(form: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
-    """The JSON request body as the OpenAPI document shows it."""
+    """The JSON request body of a post that brings a job, as the OpenAPI document shows it."""
     content = {"application/json": {"schema": schema_of(form), "examples": examples}}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"parameters": [TRACE], "requestBody": {"required": True, "content": content}}
 
 
 def schema_of(form: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a body, in one piece."""
-    schema = form.model_json_schema()
-    definitions = schema.pop("$defs", {})
+    """The JSON schema of a body, which refers to its `parts_of`."""
+    schema = form.model_json_schema(ref_template=REFERENCE)
+    schema.pop("$defs", None)
+    return schema
 
-    def inlined(part: Any) -> Any:
-        match part:
-            case {"$ref": str(reference), **rest}:
-                return inlined(definitions[reference.rpartition("/")[2]]) | rest
-            case dict():
-                return {name: inlined(value) for name, value in part.items()}
-            case list():
-                return [inlined(value) for value in part]
-            case _:
-                return part
 
-    whole: dict[str, Any] = inlined(schema)
-    return whole
+def parts_of(*forms: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schemas of the objects that lie in bodies, by the names that they have in the OpenAPI document."""
+    whole = [form.model_json_schema(ref_template=REFERENCE) for form in forms]
+    return {name: part for schema in whole for name, part in schema["$defs"].items()}

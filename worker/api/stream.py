@@ -12,7 +12,7 @@ from sse_starlette import EventSourceResponse
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from worker.api.document import REFUSED, header, query, stream_content
+from worker.api.document import REFUSED, TEXT, Schema, header, query, stream_content
 from worker.api.wire import entry_frame
 from worker.errors import FieldFault, InvalidRequest
 from worker.jobs.job import Job
@@ -24,6 +24,7 @@ PING_S = 15
 COME_BACK = b": the job goes on when the worker is back\nretry: 2000\n\n"
 """What the reader of a job that outlives the process is told at its end."""
 MAX_ID_DIGITS = 18
+EVENT_ID: Schema = {**TEXT, "pattern": f"^[0-9]{{0,{MAX_ID_DIGITS}}}$"}
 LINE_END = "\n"
 
 
@@ -49,8 +50,8 @@ def router(service: JobService, metrics: Metrics, times: StreamTimes) -> APIRout
         responses={200: {"content": stream_content()}, 204: {"description": "the end was seen already"}},
         openapi_extra={
             "parameters": [
-                header("Last-Event-ID", "the last id that was seen: what is behind it comes"),
-                query("last_event_id", "the same, for whoever cannot send headers", {"type": "integer", "minimum": 0}),
+                header("Last-Event-ID", "the last id that was seen: what is behind it comes", EVENT_ID),
+                query("last_event_id", "the same, for whoever cannot send headers", EVENT_ID),
             ]
         },
     )

@@ -152,7 +152,229 @@ export interface paths {
 }
 export type webhooks = Record<string, never>;
 export interface components {
-    schemas: never;
+    schemas: {
+        /**
+         * ControlRequest
+         * @description A ControlNet by its name in `/v1/info`, with its control picture.
+         */
+        ControlRequest: {
+            /** Name */
+            name: string;
+            /**
+             * Image
+             * @description the control picture: base64 of a PNG, JPEG or WebP
+             */
+            image: string;
+            /**
+             * Scale
+             * @description how much it counts
+             * @default 1
+             */
+            scale?: number;
+            /**
+             * Start
+             * @description share of the steps after which it begins to count
+             * @default 0
+             */
+            start?: number;
+            /**
+             * End
+             * @description share of the steps after which it does not count any more
+             * @default 1
+             */
+            end?: number;
+            /**
+             * Preprocessor
+             * @description what makes the control picture from `image`; none: it is one already
+             * @default none
+             * @enum {string}
+             */
+            preprocessor?: "none" | "canny";
+        };
+        /**
+         * LoraRequest
+         * @description An adapter by its name in `/v1/info`.
+         */
+        LoraRequest: {
+            /** Name */
+            name: string;
+            /**
+             * Scale
+             * @description how often its weights count
+             * @default 1
+             */
+            scale?: number;
+        };
+        /**
+         * OutputRequest
+         * @description How the final pictures are encoded and handed over.
+         */
+        OutputRequest: {
+            /**
+             * Format
+             * @default png
+             * @enum {string}
+             */
+            format?: "png" | "webp" | "jpeg";
+            /**
+             * Quality
+             * @description of WebP and JPEG
+             * @default 90
+             */
+            quality?: number;
+            /**
+             * Inline
+             * @description put the pictures into the `completed` event too, as base64
+             * @default false
+             */
+            inline?: boolean;
+            /**
+             * Metadata
+             * @description write the generation parameters into the file
+             * @default true
+             */
+            metadata?: boolean;
+        };
+        /**
+         * PreviewRequest
+         * @description Pictures of the work in progress, as `preview` events.
+         */
+        PreviewRequest: {
+            /**
+             * Every
+             * @description a preview after each so many steps; some are left out where many wait to be encoded
+             * @default 5
+             */
+            every?: number;
+            /**
+             * Size
+             * @description its longest side in pixels; never larger than the picture
+             * @default 256
+             */
+            size?: number;
+            /**
+             * Format
+             * @default jpeg
+             * @enum {string}
+             */
+            format?: "jpeg" | "webp";
+        };
+        /**
+         * UpscaleRequest
+         * @description How a picture is made larger.
+         */
+        UpscaleRequest: {
+            /**
+             * Factor
+             * @description how often as wide and as high it becomes
+             * @default 2
+             * @enum {integer}
+             */
+            factor?: 2 | 4;
+            /**
+             * Upscaler
+             * @description a name from `upscalers` in `/v1/info`
+             * @default latent
+             */
+            upscaler?: string;
+        };
+        /**
+         * ImageReference
+         * @description A picture in the form that this API's JSON has; no address is ever fetched.
+         */
+        ImageReference: {
+            /**
+             * Image Url
+             * @description a data: URL
+             */
+            image_url: string;
+        };
+        /** @description the job waits */
+        QueuedEvent: {
+            /** @constant */
+            type: "queued";
+            job_id: string;
+            position: number;
+            eta_s: number | null;
+        };
+        /** @description it was taken up, for the `attempt`-th time */
+        StartedEvent: {
+            /** @constant */
+            type: "started";
+            job_id: string;
+            attempt: number;
+        };
+        /** @description a step is done for all of its images */
+        ProgressEvent: {
+            /** @constant */
+            type: "progress";
+            job_id: string;
+            /** @description done, from 1 */
+            step: number;
+            steps: number;
+            percent: number;
+            eta_s: number | null;
+        };
+        /** @description what its first image looks like, as base64 */
+        PreviewEvent: {
+            /** @constant */
+            type: "preview";
+            job_id: string;
+            /** @description done, from 1 */
+            step: number;
+            steps: number;
+            image: string;
+            /** @enum {string} */
+            format: "webp" | "jpeg";
+            width: number;
+            height: number;
+        };
+        /** @description the end: its pictures are there; `image` holds base64 where `output.inline` asked for it */
+        CompletedEvent: {
+            /** @constant */
+            type: "completed";
+            job_id: string;
+            images: {
+                index: number;
+                url: string;
+                seed: number;
+                width: number;
+                height: number;
+                /** @enum {string} */
+                format: "png" | "webp" | "jpeg";
+                bytes: number;
+                image?: string;
+            }[];
+            warnings: string[];
+            /** @description seconds by phase; null for what was not reached */
+            timings: {
+                queue_s: number | null;
+                encode_s: number | null;
+                denoise_s: number | null;
+                decode_s: number | null;
+                total_s: number | null;
+            };
+        };
+        /** @description the end, without pictures */
+        FailedEvent: {
+            /** @constant */
+            type: "failed";
+            job_id: string;
+            code: string;
+            message: string;
+            retriable: boolean;
+        };
+        /** @description the end: somebody, its time limit or the shutdown ended it */
+        CancelledEvent: {
+            /** @constant */
+            type: "cancelled";
+            job_id: string;
+            /** @enum {string} */
+            reason: "requested" | "disconnected" | "timeout" | "shutdown";
+        };
+        /** @description what stands behind `data:` in a job's stream; `type` is the event's name */
+        JobEvent: components["schemas"]["QueuedEvent"] | components["schemas"]["StartedEvent"] | components["schemas"]["ProgressEvent"] | components["schemas"]["PreviewEvent"] | components["schemas"]["CompletedEvent"] | components["schemas"]["FailedEvent"] | components["schemas"]["CancelledEvent"];
+    };
     responses: never;
     parameters: never;
     requestBodies: never;
@@ -281,6 +503,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description the job's trace goes on from it (W3C Trace Context) */
+                traceparent?: string;
                 /** @description makes repeats of this post harmless */
                 "Idempotency-Key"?: string;
             };
@@ -349,90 +573,13 @@ export interface operations {
                      */
                     strength?: number | null;
                     /** @description for upscale: by what, and to how many times its size */
-                    upscale?: {
-                        /**
-                         * Factor
-                         * @description how often as wide and as high it becomes
-                         * @default 2
-                         * @enum {integer}
-                         */
-                        factor?: 2 | 4;
-                        /**
-                         * Upscaler
-                         * @description a name from `upscalers` in `/v1/info`
-                         * @default latent
-                         */
-                        upscaler?: string;
-                    } | null;
+                    upscale?: components["schemas"]["UpscaleRequest"] | null;
                     /** Loras */
-                    loras?: {
-                        /** Name */
-                        name: string;
-                        /**
-                         * Scale
-                         * @description how often its weights count
-                         * @default 1
-                         */
-                        scale?: number;
-                    }[];
+                    loras?: components["schemas"]["LoraRequest"][];
                     /** Controls */
-                    controls?: {
-                        /** Name */
-                        name: string;
-                        /**
-                         * Image
-                         * @description the control picture: base64 of a PNG, JPEG or WebP
-                         */
-                        image: string;
-                        /**
-                         * Scale
-                         * @description how much it counts
-                         * @default 1
-                         */
-                        scale?: number;
-                        /**
-                         * Start
-                         * @description share of the steps after which it begins to count
-                         * @default 0
-                         */
-                        start?: number;
-                        /**
-                         * End
-                         * @description share of the steps after which it does not count any more
-                         * @default 1
-                         */
-                        end?: number;
-                        /**
-                         * Preprocessor
-                         * @description what makes the control picture from `image`; none: it is one already
-                         * @default none
-                         * @enum {string}
-                         */
-                        preprocessor?: "none" | "canny";
-                    }[];
-                    preview?: {
-                        /**
-                         * Every
-                         * @description a preview after each so many steps; some are left out where many wait to be encoded
-                         * @default 5
-                         */
-                        every?: number;
-                        /**
-                         * Size
-                         * @description its longest side in pixels; never larger than the picture
-                         * @default 256
-                         */
-                        size?: number;
-                        /**
-                         * Format
-                         * @default jpeg
-                         * @enum {string}
-                         */
-                        format?: "jpeg" | "webp";
-                    } | null;
+                    controls?: components["schemas"]["ControlRequest"][];
+                    preview?: components["schemas"]["PreviewRequest"] | null;
                     /**
-                     * OutputRequest
-                     * @description How the final pictures are encoded and handed over.
                      * @default {
                      *       "format": "png",
                      *       "quality": 90,
@@ -440,32 +587,7 @@ export interface operations {
                      *       "metadata": true
                      *     }
                      */
-                    output?: {
-                        /**
-                         * Format
-                         * @default png
-                         * @enum {string}
-                         */
-                        format?: "png" | "webp" | "jpeg";
-                        /**
-                         * Quality
-                         * @description of WebP and JPEG
-                         * @default 90
-                         */
-                        quality?: number;
-                        /**
-                         * Inline
-                         * @description put the pictures into the `completed` event too, as base64
-                         * @default false
-                         */
-                        inline?: boolean;
-                        /**
-                         * Metadata
-                         * @description write the generation parameters into the file
-                         * @default true
-                         */
-                        metadata?: boolean;
-                    };
+                    output?: components["schemas"]["OutputRequest"];
                     /**
                      * Priority
                      * @default normal
@@ -927,7 +1049,7 @@ export interface operations {
         parameters: {
             query?: {
                 /** @description the same, for whoever cannot send headers */
-                last_event_id?: number;
+                last_event_id?: string;
             };
             header?: {
                 /** @description the last id that was seen: what is behind it comes */
@@ -959,76 +1081,7 @@ export interface operations {
                      *     event: progress
                      *     data: {"type":"progress","job_id":"job_1","step":1,"steps":8,"percent":12.5,"eta_s":0.5}
                      */
-                    "text/event-stream": {
-                        /** @constant */
-                        type: "queued";
-                        job_id: string;
-                        position: number;
-                        eta_s: number | null;
-                    } | {
-                        /** @constant */
-                        type: "started";
-                        job_id: string;
-                        attempt: number;
-                    } | {
-                        /** @constant */
-                        type: "progress";
-                        job_id: string;
-                        /** @description done, from 1 */
-                        step: number;
-                        steps: number;
-                        percent: number;
-                        eta_s: number | null;
-                    } | {
-                        /** @constant */
-                        type: "preview";
-                        job_id: string;
-                        /** @description done, from 1 */
-                        step: number;
-                        steps: number;
-                        image: string;
-                        /** @enum {string} */
-                        format: "webp" | "jpeg";
-                        width: number;
-                        height: number;
-                    } | {
-                        /** @constant */
-                        type: "completed";
-                        job_id: string;
-                        images: {
-                            index: number;
-                            url: string;
-                            seed: number;
-                            width: number;
-                            height: number;
-                            /** @enum {string} */
-                            format: "png" | "webp" | "jpeg";
-                            bytes: number;
-                            image?: string;
-                        }[];
-                        warnings: string[];
-                        /** @description seconds by phase; null for what was not reached */
-                        timings: {
-                            queue_s: number | null;
-                            encode_s: number | null;
-                            denoise_s: number | null;
-                            decode_s: number | null;
-                            total_s: number | null;
-                        };
-                    } | {
-                        /** @constant */
-                        type: "failed";
-                        job_id: string;
-                        code: string;
-                        message: string;
-                        retriable: boolean;
-                    } | {
-                        /** @constant */
-                        type: "cancelled";
-                        job_id: string;
-                        /** @enum {string} */
-                        reason: "requested" | "disconnected" | "timeout" | "shutdown";
-                    };
+                    "text/event-stream": string;
                 };
             };
             /** @description the end was seen already */

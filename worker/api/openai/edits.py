@@ -9,7 +9,7 @@ from fastapi import Request
 from pydantic import Field, ValidationError
 
 from worker.api.body import beside, field_faults, load_json, media_type_of, read_body
-from worker.api.document import EDIT_EXAMPLES
+from worker.api.document import EDIT_EXAMPLES, TRACE
 from worker.api.openai.bodies import ImageRequest
 from worker.api.openai.form import parse_form
 from worker.api.request import Strict, schema_of
@@ -110,11 +110,20 @@ def openapi_edit() -> dict[str, Any]:
     """Both kinds of body as the OpenAPI document shows them."""
     schema = schema_of(EditRequest)
     file = {"type": "string", "format": "binary"}
-    fields = {name: field for name, field in schema["properties"].items() if name != "images"}
-    form = schema | {"properties": fields | {"image": file, "mask": file}, "required": ["prompt", "image"]}
+    fields = {name: _in_a_form(field) for name, field in schema["properties"].items() if name != "images"}
+    fields = {name: field for name, field in fields.items() if field} | {"image": file, "mask": file}
+    form = schema | {"properties": fields, "required": ["prompt", "image"]}
     return {
+        "parameters": [TRACE],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": schema, "examples": EDIT_EXAMPLES}, FORM: {"schema": form}},
-        }
+        },
     }
+
+
+def _in_a_form(field: dict[str, Any]) -> dict[str, Any]:
+    """A field that is left out where JSON may say null; nothing, if null is all that it may say."""
+    kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
+    told = {name: value for name, value in field.items() if name not in ("anyOf", "default")}
+    return told | kinds[0] if kinds else {}

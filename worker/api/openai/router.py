@@ -13,11 +13,12 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from worker.api.body import field_faults, load_json, read_body
-from worker.api.document import GENERATION_EXAMPLES, REFUSED_BY_OPENAI
+from worker.api.document import GENERATION_EXAMPLES, REFUSED_BY_OPENAI, json_content
 from worker.api.ending import leave, until_ended
 from worker.api.inline import with_pictures
 from worker.api.masks import white_where_transparent
 from worker.api.openai.bodies import NO_SUCH_MODEL, ImageRequest, as_params, names_model
+from worker.api.openai.document import ANSWERS, MODEL, MODELS
 from worker.api.openai.edits import openapi_edit, read_edit
 from worker.api.openai.stream import frames
 from worker.api.openai.wire import Kind, model_json, pictures_json
@@ -29,10 +30,6 @@ from worker.jobs.facts import ModelFacts
 from worker.jobs.params import JobParams
 from worker.jobs.service import JobService
 from worker.metrics import Metrics
-
-ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "the pictures, or the events", "content": {"application/json": {}, "text/event-stream": {}}}
-}
 
 
 def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: StreamTimes) -> APIRouter:
@@ -92,13 +89,21 @@ def router(service: JobService, facts: ModelFacts, metrics: Metrics, times: Stre
         return await draw(request, "image_edit", asked, params)
 
     @routes.head("/v1/models", include_in_schema=False)
-    @routes.get("/v1/models", summary="List the loaded model, as the OpenAI API has it")
+    @routes.get(
+        "/v1/models",
+        summary="List the loaded model, as the OpenAI API has it",
+        responses={200: {"content": json_content(MODELS)}},
+    )
     async def list_models() -> dict[str, Any]:
         """One worker, one model."""
         return {"object": "list", "data": [model_json(facts.id, created)]}
 
     @routes.head("/v1/models/{model_id:path}", include_in_schema=False)
-    @routes.get("/v1/models/{model_id:path}", summary="Show the loaded model, as the OpenAI API has it")
+    @routes.get(
+        "/v1/models/{model_id:path}",
+        summary="Show the loaded model, as the OpenAI API has it",
+        responses={200: {"content": json_content(MODEL)}},
+    )
     async def show_model(model_id: str) -> dict[str, Any]:
         """404 for any other."""
         if not names_model(model_id, facts):

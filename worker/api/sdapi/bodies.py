@@ -10,7 +10,7 @@ import math
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from worker.api.body import field_faults, load_json, parse_job
 from worker.api.masks import white_as_it_is
@@ -28,6 +28,7 @@ MAX_IMAGES = 8
 MOST_CHARACTERS = 8000
 """Of a prompt with its tags; a job takes half as many."""
 MAX_BLUR_PX = 64
+SIDE = "pixels, a multiple of the model's `multiple` in `/v1/info`; of `img2img` the picture's unless given"
 LAYERS = "CLIP_stop_at_last_layers"
 """A setting; 1: as the model has it."""
 NAMES = {
@@ -69,8 +70,8 @@ class TextToImage(BaseModel):
         max_length=MOST_CHARACTERS, examples=["a red circle on a blue background"]
     )
     negative_prompt: Text | None = Field(None, max_length=MOST_CHARACTERS)
-    width: int | None = Field(None, ge=1)
-    height: int | None = Field(None, ge=1)
+    width: int | None = Field(None, ge=1, description=SIDE)
+    height: int | None = Field(None, ge=1, description=SIDE)
     steps: int | None = Field(None, ge=1, le=150)
     cfg_scale: float | None = Field(None, ge=0, le=30)
     seed: int | None = Field(None, ge=-1, description="-1: random")
@@ -111,7 +112,9 @@ class ImageToImage(TextToImage):
     neutral = NEUTRAL | NEUTRAL_OF_PICTURES
     only_with = ONLY_WITH | {"inpaint_full_res_padding": "inpaint_full_res", "image_cfg_scale": "a model for edits"}
 
-    init_images: list[str] = Field(min_length=1, max_length=1, description="base64 of a PNG, JPEG or WebP picture")
+    init_images: list[Annotated[str, WithJsonSchema({"type": "string", "minLength": 1})]] = Field(
+        min_length=1, max_length=1, description="base64 of a PNG, JPEG or WebP picture"
+    )
     denoising_strength: float | None = Field(None, gt=0, le=1, description="0.8 unless given")
     mask: str | None = Field(None, description="base64 of a picture, white where to draw again")
     inpainting_mask_invert: Literal[0, 1] | None = Field(None, description="1: black where to draw again")
