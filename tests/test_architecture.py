@@ -100,7 +100,7 @@ ROOMS = (
     Room("worker/main.py", ("shared_worker", "worker"), may_not=("worker.demo", "worker.cli", "worker.client")),
     Room("worker/client", ("httpx", "PIL", "=worker")),
     Room("worker/cli", ("PIL", "rich", "=worker", "worker.client", "=worker.main", "=worker.models.inspect")),
-    Room("worker/demo", ("httpx", "rich", "worker.client", "=worker.cli.screen")),
+    Room("worker/demo", ("httpx", "rich", "worker.client", "=worker.cli.screen", "=worker.api.request")),
     Room(
         "worker/api",
         (

@@ -150,6 +150,29 @@ def test_a_place_that_cannot_be_written_is_refused_before_a_worker_starts() -> N
     assert not Path("notes").exists()
 
 
+@pytest.mark.parametrize(
+    ("flag", "values", "told"),
+    [
+        ("--steps", ("0", "151", "-1", "x", "1.5", ""), "must be a whole number from 1 to 150"),
+        ("--seed", ("-1", "9223372036854775808", "x"), "must be a whole number from 0 to 9223372036854775807"),
+    ],
+)
+def test_a_number_that_no_job_may_have_is_a_wrong_flag(
+    capsys: pytest.CaptureFixture[str], flag: str, values: tuple[str, ...], told: str
+) -> None:
+    for value in values:
+        with pytest.raises(SystemExit) as ended:
+            run.parse_arguments([flag, value])
+        assert ended.value.code == 2
+        assert f"argument {flag}: {told}" in capsys.readouterr().err
+
+
+def test_the_bounds_themselves_may_be_asked_for() -> None:
+    for steps, seed in ((1, 0), (150, 2**63 - 1)):
+        asked = run.parse_arguments(["--steps", str(steps), "--seed", str(seed)])
+        assert (asked.steps, asked.seed) == (steps, seed)
+
+
 def test_ctrl_c_cancels_the_job_stops_the_worker_and_leaves_no_traceback() -> None:
     program = (
         "import sys; from pathlib import Path; from worker.demo import run; sys.exit(run.main(Path(sys.argv.pop())))"

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from worker.api.document import REFERENCE, TRACE
 
 MAX_SEED = 2**63 - 1
+MAX_STEPS = 150
 DEFAULT_QUALITY = 90
 DEFAULT_STRENGTH = 0.8
 UPSCALE_STRENGTH = 0.35
@@ -92,7 +93,7 @@ class JobRequest(Strict):
     height: int | None = Field(
         None, ge=1, description="pixels, a multiple of the model's `multiple`; the size of `image` if that is given"
     )
-    steps: int | None = Field(None, ge=1, le=150)
+    steps: int | None = Field(None, ge=1, le=MAX_STEPS)
     guidance_scale: float | None = Field(
         None, ge=0, le=30, description="1 or less costs no second row; more is refused by models without guidance"
     )

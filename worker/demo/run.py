@@ -1,18 +1,19 @@
 """Draws one picture through a real worker, as any client would: starts it, posts, follows the stream, stops it.
 
-Knows the command line of the worker and its client; of the worker itself it imports nothing.
+Knows the command line of the worker, its client and the bounds of a job; of the worker itself it imports nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from worker.api.request import MAX_SEED, MAX_STEPS
 from worker.cli.screen import Screen
 from worker.client import BadAnswer, Client, ClientError, JobFields, Unreachable
 from worker.client.protocol import picture_of
@@ -79,9 +81,21 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo", description="Draw a picture with the built-in model.")
     parser.add_argument("prompt", nargs="*", help=f"what to draw (default: {DEFAULT_PROMPT})")
     parser.add_argument("--out", type=Path, default=Path("demo.png"), metavar="FILE", help="PNG (default: demo.png)")
-    parser.add_argument("--seed", type=int, help="same seed, same picture (default: random)")
-    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    parser.add_argument("--seed", type=whole(0, MAX_SEED), help="same seed, same picture (default: random)")
+    parser.add_argument("--steps", type=whole(1, MAX_STEPS), help="denoising steps (default: the model's)")
     return parser.parse_args(arguments)
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Reads a number that every model takes: what no job may have is refused before a worker starts."""
+
+    def read(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if least <= (number := int(text)) <= most:
+                return number
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
+
+    return read
 
 
 def run(arguments: argparse.Namespace, launcher: Path, console: Console) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from worker.api.body import parse_job
-from worker.api.request import Strict, Text
+from worker.api.request import MAX_STEPS, Strict, Text
 from worker.errors import FieldFault, InvalidRequest, ModelMismatch
 from worker.jobs.facts import Limits, ModelFacts
 from worker.jobs.params import ImageFormat, JobParams, PreviewParams
@@ -50,7 +50,7 @@ class ImageRequest(Strict):
     user: Text | None = Field(None, description="kept with the job as a label")
     safety_identifier: Text | None = Field(None, description="goes before `user`, and is returned")
     negative_prompt: Text | None = None
-    num_inference_steps: int | None = Field(None, ge=1, le=150)
+    num_inference_steps: int | None = Field(None, ge=1, le=MAX_STEPS)
     guidance_scale: float | None = Field(None, ge=0, le=30)
     seed: int | None = Field(None, ge=0, description="random when left out")
     sampler: str | None = Field(None, description="a name from /v1/info")

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from worker.api.body import field_faults, load_json, parse_job
 from worker.api.masks import white_as_it_is
-from worker.api.request import Text
+from worker.api.request import MAX_STEPS, Text
 from worker.api.sdapi import samplers
 from worker.api.sdapi.neutral import NEUTRAL, NEUTRAL_OF_PICTURES, ONLY_WITH, ONLY_WITH_A_MASK, refused
 from worker.errors import FieldFault, InvalidRequest
@@ -72,7 +72,7 @@ class TextToImage(BaseModel):
     negative_prompt: Text | None = Field(None, max_length=MOST_CHARACTERS)
     width: int | None = Field(None, ge=1, description=SIDE)
     height: int | None = Field(None, ge=1, description=SIDE)
-    steps: int | None = Field(None, ge=1, le=150)
+    steps: int | None = Field(None, ge=1, le=MAX_STEPS)
     cfg_scale: float | None = Field(None, ge=0, le=30)
     seed: int | None = Field(None, ge=-1, description="-1: random")
     batch_size: int | None = Field(None, ge=1, le=MAX_IMAGES)
