@@ -65,7 +65,8 @@ ROOMS = (
     ),
     Room("worker/measured.py"),
     Room("worker/descriptors.py", ("worker.errors",)),
-    Room("worker/logs.py", ("worker.jobs",)),
+    Room("worker/logs.py", ("worker.jobs", "worker.queued_stream")),
+    Room("worker/queued_stream.py"),
     Room(
         "worker/connection.py",
         ("uvicorn", "h11", "worker.errors", "worker.api.headers", "worker.api.problems"),

@@ -52,6 +52,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     interval, root = sys.getswitchinterval(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
 
     def refused(*arguments: str, **environment: str) -> str:
         for name, value in environment.items():

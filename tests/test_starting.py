@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
@@ -34,14 +34,14 @@ JOB = {"prompt": "a red circle", "steps": 1}
 class Starting:
     """A worker whose preparing goes on when it is told to."""
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, stderr: int = subprocess.PIPE) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SDW_")}
         self.process = subprocess.Popen(
             [sys.executable, "-c", LAUNCH, "--port", str(port), *flags],
             stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             env=inherited,
         )
@@ -80,9 +80,9 @@ def starting() -> Iterator[type[Starting]]:
     made: list[Starting] = []
 
     class Closed(Starting):
-        def __init__(self, *flags: str) -> None:
+        def __init__(self, *flags: str, stderr: int = subprocess.PIPE) -> None:
             made.append(self)
-            super().__init__(*flags)
+            super().__init__(*flags, stderr=stderr)
 
     yield Closed
     for worker in made:
@@ -140,3 +140,44 @@ def test_what_nobody_expected_meanwhile_ends_it_too(starting: type[Starting]) ->
     status, said = worker.ended()
     assert status == 1
     assert said.splitlines()[-1].startswith("KeyError")
+
+
+def full_disk() -> Iterator[int]:
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def without_reader() -> Iterator[int]:
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+def unread() -> Iterator[int]:
+    """And full."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b".")
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("standard_error", [full_disk, without_reader, unread])
+def test_a_worker_whose_lines_nobody_takes_serves_and_stops(
+    starting: type[Starting], standard_error: Callable[[], Iterator[int]]
+) -> None:
+    with contextlib.contextmanager(standard_error)() as descriptor:
+        worker = starting("--log-level", "debug", stderr=descriptor)
+        worker.go_on()
+        eventually(lambda: worker.client.get("/ready").status_code == 200, within_s=END_S)
+        job_id = worker.post().result(END_S).json()["job_id"]
+        with worker.client.stream("GET", f"/v1/jobs/{job_id}/stream") as stream:
+            assert "event: completed" in stream.read().decode()
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.process.wait(END_S) == 0

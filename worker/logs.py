@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 from worker.jobs.events import Cancelled, Completed, Event, Failed, Queued, Started
 from worker.jobs.job import Job
+from worker.queued_stream import QueuedStream
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +49,28 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str, form: Literal["text", "json"]) -> None:
-    """For the whole process."""
+    """For the whole process: whatever is said on standard error, tracebacks and warnings too, is queued from now on."""
+    formatter = JsonFormatter() if form == "json" else TextFormatter()
+
+    def tell_dropped(count: int) -> str:
+        said = "%d line(s) were dropped: standard error was not read"
+        return formatter.format(logger.makeRecord(logger.name, logging.WARNING, "", 0, said, (count,), None))
+
+    sys.stderr = cast(TextIO, QueuedStream(sys.stderr, tell_dropped))
+    atexit.register(write_out)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # It tells of every request, with the address; what there is to say of the orchestrator the heartbeat says.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     for library in ("sse_starlette", "PIL"):  # which tell what pictures and events hold
         logging.getLogger(library).setLevel(max(logging.INFO, logging.getLogger().level))
+
+
+def write_out() -> None:
+    """What is still queued, within a short time; to be called before the process ends in any but the ordinary way."""
+    if isinstance(sys.stderr, QueuedStream):
+        sys.stderr.write_out()
 
 
 def log_event(job: Job, event: Event, *, prompts: bool) -> None:

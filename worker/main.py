@@ -71,6 +71,7 @@ def run(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         print(f"sd-worker-{backend}: {error.detail}", file=sys.stderr)
         return error.exit_status
     finally:
+        logs.write_out()
         gc.enable()
 
 
@@ -182,7 +183,7 @@ def _in_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
 def _leave(status: int) -> NoReturn:
     """End at once, although a thread is deep inside an import, the device, a disk or a resolver: at an ordinary exit
     Python would wait for it, or crash under it. Nothing here leaves anything to be done at exit."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # it is not there any more
-            stream.flush()
+    logs.write_out()
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # it is not there any more
+        sys.stdout.flush()
     os._exit(status)
