@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import sqlite3
 from collections.abc import Iterator
@@ -362,6 +363,33 @@ def test_a_job_that_cannot_be_read_is_left_out_and_the_others_stay(journal: Sqli
     again.close()
     assert [kept.job.id for kept in restored.jobs] == [stays.id]
     assert set(restored.expired) == {strange.id, lacks_a_picture.id}
+
+
+@pytest.mark.parametrize("damaged", [b"sec", b"", b"sEcond"], ids=["cut", "empty", "changed"])
+def test_a_damaged_picture_is_one_that_is_gone(
+    journal: SqliteJournal, tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: bytes
+) -> None:
+    hurt, stays = live(journal, *LIVES["completed"]), live(journal, *LIVES["completed"])
+    (tmp_path / "state" / "images" / f"{hurt.id}.1.png").write_bytes(damaged)
+    again = reopen(journal, tmp_path)
+    restored = again.restore()
+    again.close()
+    assert [kept.job.id for kept in restored.jobs] == [stays.id]
+    assert restored.expired == [hurt.id]
+    assert caplog.messages == [f"the job {hurt.id} of the state directory cannot be read: ValueError"]
+    assert owners(tmp_path) == {stays.id}
+
+
+def test_pictures_of_earlier_versions_which_wrote_no_checksum_come_back(journal: SqliteJournal, tmp_path: Path) -> None:
+    job = live(journal, *LIVES["completed"])
+    ((content,),) = journal._database.execute("SELECT content FROM events WHERE kind = 'Completed'").fetchall()
+    event = json.loads(content)
+    assert [(image.pop("bytes"), len(image.pop("sha256"))) for image in event["images"]] == [(5, 64), (6, 64)]
+    journal._database.execute("UPDATE events SET content = ? WHERE kind = 'Completed'", (json.dumps(event),))
+    again = reopen(journal, tmp_path)
+    (kept,) = again.restore().jobs
+    again.close()
+    assert kept.job.images == job.images
 
 
 def test_the_log_of_writes_does_not_grow_for_ever(journal: SqliteJournal, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from worker.jobs.job import Job, Status
 from worker.jobs.journal import Kept, Restored
 from worker.jobs.log import Entry
 from worker.jobs.store import REMEMBERED_IDS
-from worker.state.codec import read_event, read_params, write_event, write_params
+from worker.state.codec import checksum, read_event, read_params, write_event, write_params
 from worker.state.pictures import Pictures
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ class SqliteJournal:
         self._numbers: dict[str, int] = {}
         self._last_number = 0
         self._unkept: set[str] = set()
+        self._checksums: dict[str, list[str]] = {}
         self._forgotten: list[str] = []
         self._unneeded: list[str] = []
         try:
@@ -164,7 +165,7 @@ class SqliteJournal:
                 # The next process draws it again, and shall not take it for the cause of this one's end.
                 statements.append(_event(number, Entry(entry.id, Queued(0, None)), now))
                 continue
-            statements.append(_event(number, entry, now))
+            statements.append(_event(number, entry, now, self._checksums.pop(job.id, ()) if entry.is_ending else ()))
             if entry.is_ending and job.params.has_pictures:  # whose bytes the job has let go of
                 statements.append((UPDATE_PARAMS, (write_params(job.params), number)))
         self._write_or_keep(statements)
@@ -173,6 +174,8 @@ class SqliteJournal:
         """As `Journal` has it."""
         try:
             self._pictures.write(job_id, images)
+            # Not when it is recorded: that is on the event loop, and these are megabytes.
+            self._checksums[job_id] = [checksum(image.data) for image in images]
         except OSError as error:
             self._unkept.add(job_id)
             logger.warning("pictures cannot be written to the state directory: %s", error.strerror)
@@ -315,5 +318,5 @@ def _unusable(error: sqlite3.Error) -> StartError:
     return ConfigurationError(f"--state-dir holds a database that cannot be used: {error}")
 
 
-def _event(number: int, entry: Entry, at: datetime) -> Statement:
-    return INSERT_EVENT, (number, entry.id, at.isoformat(), *write_event(entry.event))
+def _event(number: int, entry: Entry, at: datetime, checksums: Sequence[str] = ()) -> Statement:
+    return INSERT_EVENT, (number, entry.id, at.isoformat(), *write_event(entry.event, checksums))
