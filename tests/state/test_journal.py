@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
+import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -435,6 +436,39 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path, content: bytes) -
     (tmp_path / "jobs.sqlite3").write_bytes(content)
     with pytest.raises(ConfigurationError, match="--state-dir holds a database that cannot be used"):
         SqliteJournal(tmp_path, "fake")
+
+
+@pytest.mark.parametrize("lost", [Path.unlink, lambda file: file.write_bytes(b"")], ids=["gone", "empty"])
+def test_a_log_without_its_database_is_refused_and_kept(
+    journal: SqliteJournal, tmp_path: Path, lost: Callable[[Path], object]
+) -> None:
+    job = live(journal, *LIVES["completed"])
+    folder = tmp_path / "left"
+    shutil.copytree(tmp_path / "state", folder)  # as when the process was killed
+    database = folder / "jobs.sqlite3"
+    held = database.read_bytes()
+    lost(database)
+    for _ in range(2):  # the first one leaves everything as it was
+        with pytest.raises(ConfigurationError, match="is empty or gone: put it back"):
+            SqliteJournal(folder, "fake")
+    database.write_bytes(held)
+    recovered = SqliteJournal(folder, "fake")
+    (kept,) = recovered.restore().jobs
+    recovered.close()
+    assert kept.job.images == job.images
+
+
+def test_pictures_beside_a_new_database_are_told_before_they_are_removed(
+    journal: SqliteJournal, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    live(journal, *LIVES["completed"])
+    journal.close()
+    (tmp_path / "state" / "jobs.sqlite3").unlink()
+    again = SqliteJournal(tmp_path / "state", "fake")
+    again.restore()
+    again.close()
+    assert caplog.messages == ["2 picture(s) of the state directory, whose database is new, are removed"]
+    assert not owners(tmp_path)
 
 
 def test_another_versions_file_is_refused(tmp_path: Path) -> None:

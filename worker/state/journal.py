@@ -95,10 +95,16 @@ class SqliteJournal:
         self._unneeded: list[str] = []
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (folder / DATABASE).touch(mode=0o600)  # it holds prompts; SQLite gives its other files the same mode
             self._lock = (folder / "lock").open("w")
             self._pictures = Pictures(folder / "images")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._is_new = _size(folder / DATABASE) == 0
+            if self._is_new and _size(folder / LOG):  # which SQLite would throw away, with all that is in it
+                self._lock.close()
+                raise ConfigurationError(
+                    f"--state-dir holds {LOG}, but {DATABASE} is empty or gone: put it back, or move both away"
+                )
+            (folder / DATABASE).touch(mode=0o600)  # it holds prompts; SQLite gives its other files the same mode
         except BlockingIOError:
             self._lock.close()
             raise ConfigurationError("--state-dir is in use by another worker") from None
@@ -119,6 +125,8 @@ class SqliteJournal:
         """
         try:
             kept = list(self._read_jobs())
+            if self._is_new and (unnamed := self._pictures.count()):
+                logger.warning("%d picture(s) of the state directory, whose database is new, are removed", unnamed)
             # First what makes room: the disk may be full.
             self._pictures.keep_only({one.job.id for one in kept if one.job.status is Status.COMPLETED})
             running = [self._numbers[one.job.id] for one in kept if one.job.status is Status.RUNNING]
@@ -309,6 +317,14 @@ class SqliteJournal:
             with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back by itself
                 self._database.execute("ROLLBACK")
             raise
+
+
+def _size(file: Path) -> int:
+    """0 where there is none. Raises OSError."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _unusable(error: sqlite3.Error) -> StartError:

@@ -56,6 +56,11 @@ class Pictures:
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
 
+    def count(self) -> int:
+        """All that lie there, whomever they belong to; without what was never finished."""
+        names = [file.name for file in self._folder.iterdir()]
+        return sum(1 for name in names if OURS.fullmatch(name) and not name.endswith(UNFINISHED))
+
     def keep_only(self, job_ids: Collection[str]) -> None:
         """Remove what belongs to no job of these, and what was never finished."""
         for file in self._folder.iterdir():
