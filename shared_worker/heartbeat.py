@@ -98,7 +98,10 @@ class Heartbeat:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._post(client, body)
-        except (Undelivered, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, OSError) as trouble:
+        except (
+            *(Undelivered, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, OSError),
+            RuntimeError,  # there is no memory for a thread that resolves its name
+        ) as trouble:
             if not self._troubled:  # an orchestrator that is away for days is one line in the log
                 logger.warning("the orchestrator does not hear of this worker: %s", _told_by(trouble))
             self._troubled = True

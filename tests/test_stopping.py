@@ -37,6 +37,17 @@ import threading
 from worker.engine.encoding_pool import EncodingPool
 EncodingPool.close = lambda pool: threading.Event().wait()
 """
+NO_MORE_THREADS = """
+import threading
+from worker.server import Server
+begin = Server.begin_shutdown
+def refuse(thread):
+    raise RuntimeError("can't start new thread")
+def begin_without(server):
+    threading.Thread.start = refuse
+    begin(server)
+Server.begin_shutdown = begin_without
+"""
 
 
 @contextlib.contextmanager
@@ -58,6 +69,17 @@ def test_a_name_that_nobody_resolves_does_not_hold_up_the_exit(tmp_path: Path) -
     flags = "--orchestrator-url", "http://orchestrator.example", "--state-dir", str(tmp_path)
     with started(UNRESOLVED + ENDS, *flags) as worker:
         assert not is_closed(tmp_path)
+        worker.process.terminate()
+        assert worker.process.wait(END_S) == 0
+        assert is_closed(tmp_path)
+
+
+def test_a_machine_without_memory_for_another_thread_does_not_spoil_the_exit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1/v1/traces")
+    flags = "--orchestrator-url", "http://localhost:1", "--state-dir", str(tmp_path)
+    with started(NO_MORE_THREADS + ENDS, *flags) as worker:
         worker.process.terminate()
         assert worker.process.wait(END_S) == 0
         assert is_closed(tmp_path)

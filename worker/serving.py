@@ -184,10 +184,19 @@ def begin(settings: Settings, tokens: Tokens, provided: Provided, url: str, stop
         flush=True,
     )
 
+    # In a thread of its own: all of the loop's may hang in a resolver, and what is written at last in a disk. It is
+    # there from the beginning, since at the end there may be no memory for one.
+    ending = threading.Event()
+
+    def stop_engine() -> None:
+        ending.wait()
+        engine.stop(STOP_ENGINE_S)
+
+    stopping = threading.Thread(target=stop_engine, name="stopping", daemon=True)
+    stopping.start()
+
     async def end() -> int:
-        # In a thread of its own: all of the loop's may hang in a resolver, and what is written at last in a disk.
-        stopping = threading.Thread(target=engine.stop, args=(STOP_ENGINE_S,), name="stopping", daemon=True)
-        stopping.start()
+        ending.set()
         stopping.join(STOP_ENGINE_S)
         for task in beside:
             task.cancel()

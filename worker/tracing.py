@@ -6,6 +6,7 @@ OpenTelemetry's SDK is imported otherwise. No prompt goes into a span.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -91,8 +92,9 @@ class Tracing:
     def close(self, timeout_s: float) -> None:
         """Send what is left, for no longer than that: a collector that is gone holds up nobody."""
         sending = threading.Thread(target=self.provider.shutdown, name="last spans", daemon=True)
-        sending.start()
-        sending.join(timeout_s)
+        with contextlib.suppress(RuntimeError):  # there is no memory for it
+            sending.start()
+            sending.join(timeout_s)
 
     def _begin(self, job: Job) -> Span:
         params = job.params

@@ -216,6 +216,20 @@ async def test_nobody_there_is_nothing_but_a_line_in_the_log(caplog: pytest.LogC
     await heartbeat.tell_last(WorkerStatus.STOPPED, PATIENCE_S)
 
 
+async def test_a_name_for_whose_resolver_there_is_no_thread_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def resolve(*given: Any, **more: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    heartbeat = Heartbeat("http://orchestrator.example", Told().describe)
+    await heartbeat.tell_last(WorkerStatus.STOPPED, PATIENCE_S)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "the orchestrator does not hear of this worker: RuntimeError"
+    ]
+
+
 async def test_the_last_word_does_not_hold_up_the_exit() -> None:
     async with beating() as (orchestrator, _, heartbeat):
         await orchestrator.hears(1)
