@@ -371,6 +371,8 @@ def test_guidance_is_between_the_prompt_and_the_negative_prompt() -> None:
         (RuntimeError("CUDA error: out of memory"), OutOfMemory),
         (RuntimeError("FIND was unable to find an engine to execute this computation"), OutOfMemory),
         (RuntimeError("shapes do not match"), RuntimeError),
+        (RuntimeError("could not create a primitive"), OutOfMemory),
+        (RuntimeError("could not create a primitive descriptor for the matmul primitive. Run"), RuntimeError),
         (ValueError("can't allocate memory"), ValueError),
     ],
 )

@@ -15,6 +15,8 @@ OUT_OF_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",  # cuDNN's, where none of its plans had the room
 )
+NO_ROOM_FOR_A_KERNEL = "could not create a primitive"
+"""oneDNN's whole text, where a kernel that it has chosen finds no memory; it goes on where there is no such kernel."""
 STICKY_CUDA_ERRORS = ("device-side assert", "illegal memory access", "unspecified launch failure", "ECC error")
 
 
@@ -26,7 +28,9 @@ class mapped_errors:  # noqa: N801 - reads as a statement
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         # Only CUDA has a class for it; the CPU's allocator and Metal's raise a plain RuntimeError.
-        told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+        told = isinstance(error, RuntimeError) and (
+            any(sign in str(error) for sign in OUT_OF_MEMORY) or str(error) == NO_ROOM_FOR_A_KERNEL
+        )
         if told or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             raise OutOfMemory("The device's memory does not hold this job; fewer or smaller images may fit") from None
         if isinstance(error, RuntimeError) and (any(sign in str(error) for sign in STICKY_CUDA_ERRORS) or _is_lost()):
