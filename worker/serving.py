@@ -42,6 +42,9 @@ STOP_ENGINE_S = 1.0
 STREAM_GRACE_S = 5.0
 LAST_WORD_S = 1.0
 LAST_SPANS_S = 2.0
+TICK_S = 1.0
+STANDSTILL_S = 5.0
+"""A tick that comes so late tells that the process was stopped, or that the machine slept."""
 LINGER_S = 1.0
 """How long the server still answers once the last job has ended, so that its pictures can be fetched."""
 
@@ -184,6 +187,7 @@ def begin(settings: Settings, tokens: Tokens, provided: Provided, url: str, stop
         flush=True,
     )
 
+    watch_for_standstills(loop, engine.stood_still)
     # In a thread of its own: all of the loop's may hang in a resolver, and what is written at last in a disk. It is
     # there from the beginning, since at the end there may be no memory for one.
     ending = threading.Event()
@@ -214,3 +218,16 @@ def begin(settings: Settings, tokens: Tokens, provided: Provided, url: str, stop
         return status
 
     return Serving(app, drain, service.hurry, end)
+
+
+def watch_for_standstills(loop: asyncio.AbstractEventLoop, tell: Callable[[float], None]) -> None:
+    """Tell for how many seconds the process did not run, whenever it goes on."""
+
+    def tick(due_at: float) -> None:
+        # A callback, no task: it comes before the answer to a request that has waited just as long.
+        late_s = loop.time() - due_at
+        if late_s > STANDSTILL_S:
+            tell(late_s)
+        loop.call_later(TICK_S, tick, loop.time() + TICK_S)
+
+    tick(loop.time())

@@ -584,6 +584,22 @@ def test_weights_beside_the_model_have_time_to_be_read(
     rig.wait_ended()
 
 
+def test_time_in_which_the_process_did_not_run_is_no_hang(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = start(runner := StepByStep(allowed=1))
+    rig.wait_ended(rig.post(steps=1))
+    job = rig.post(steps=1)
+    runner.wait_for_calls(2)
+    for later_s, stood_still_s, healthy in ((1000, 1000, True), (2000, 1000, True), (3000, 0, False)):
+        with monkeypatch.context() as patch:
+            moment_s = time.monotonic() + later_s
+            patch.setattr("worker.engine.engine.time", SimpleNamespace(monotonic=lambda moment_s=moment_s: moment_s))
+            if stood_still_s:
+                rig.engine.stood_still(stood_still_s)
+            assert rig.engine.snapshot().healthy is healthy
+    runner.allow(1)
+    rig.wait_ended(job)
+
+
 def test_an_idle_engine_stays_healthy(start: Start) -> None:
     rig = start(Instant())
     assert rig.ready.wait(10)

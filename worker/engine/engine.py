@@ -89,6 +89,7 @@ class Engine(Generic[D]):
         self._on_stop = on_stop
         self._state = EngineState.LOADING
         self._load_progress = 0.0
+        self._stood_still_at = self._stood_still_s = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
@@ -125,6 +126,11 @@ class Engine(Generic[D]):
             pace=self._core.pace,
         )
 
+    def stood_still(self, seconds: float) -> None:
+        """The whole process has just not run for so long, which is no hang of this thread's."""
+        before_s = self._standstill_s(self._core.alive_at)
+        self._stood_still_at, self._stood_still_s = time.monotonic() - seconds, before_s + seconds
+
     def drain(self) -> list[str]:
         """Start nothing more; returns the ids of what was waiting and is now gone."""
         self._core.draining = True
@@ -153,7 +159,12 @@ class Engine(Generic[D]):
                 if pace is not None and not self._core.reads_files:
                     usual_step_s = pace.step_s(self._rows.usual)
                     patience_s = max(self._stall_s, STALL_STEPS * usual_step_s * self._core.times_usual)
-                return self._thread.is_alive() and time.monotonic() - self._core.alive_at < patience_s
+                alive_at = self._core.alive_at
+                silent_s = time.monotonic() - alive_at - self._standstill_s(alive_at)
+                return self._thread.is_alive() and silent_s < patience_s
+
+    def _standstill_s(self, alive_at: float) -> float:
+        return self._stood_still_s if alive_at < self._stood_still_at else 0.0
 
     # What happens on the engine's thread.
 
