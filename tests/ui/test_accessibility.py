@@ -12,6 +12,16 @@ pytestmark = pytest.mark.guard(300)
 PAGES = ("text", "image", "inpaint", "upscale", "gallery", "worker")
 
 
+@pytest.mark.parametrize("name", ["Upscale", "Gallery", "Worker"])
+def test_the_tab_of_the_open_page_is_in_sight_on_a_phone(page: Page, name: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"/#/{name.lower()}")
+    tab = page.get_by_role("link", name=name, exact=True)
+    expect(tab).to_be_in_viewport(ratio=0.99)
+    page.reload()
+    expect(tab).to_be_in_viewport(ratio=0.99)
+
+
 def test_axe_finds_nothing_serious(page: Page) -> None:
     load_axe(page)
     fill(page, CIRCLE, steps=3)

@@ -123,6 +123,17 @@ def test_what_is_missing_is_said_and_nothing_is_posted(page: Page) -> None:
     assert posts == []
 
 
+def test_an_emptied_number_goes_back_to_its_value(page: Page) -> None:
+    for name in ("Steps", "Guidance", "Seed"):
+        field = page.get_by_role("textbox", name=name, exact=True)
+        value = field.input_value()
+        field.fill("")
+        expect(field).to_have_value("")
+        field.press("Tab")
+        expect(field).to_have_value(value)
+    expect(page.get_by_role("button", name="Keep the seed")).to_have_attribute("aria-pressed", "false")
+
+
 def test_adapters_are_not_asked_for_where_the_worker_has_none(page: Page) -> None:
     expect(page.get_by_role("combobox", name="Sampler")).to_be_visible()
     for adapter in ("LoRA", "ControlNet"):

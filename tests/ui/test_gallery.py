@@ -49,8 +49,10 @@ def test_gallery(page: Page, tmp_path: Path) -> None:
     expect(page.get_by_role("textbox", name="Seed", exact=True)).to_have_value("5")
 
     page.get_by_role("link", name="Gallery").click()
-    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("searchbox").fill("")
+    page.get_by_role("button", name="Delete").press("Enter")
     expect(thumbs).to_have_count(1)
+    expect(thumbs.first).to_be_focused()
     page.reload()
     expect(thumbs).to_have_count(1)
 
@@ -86,8 +88,15 @@ def test_settings_of_pictures_from_elsewhere(page: Page, tmp_path: Path) -> None
     expect(page.get_by_role("combobox", name="Upscaler")).to_have_value(UPSCALER)
     expect(page.get_by_role("combobox", name="Larger by")).to_have_value("4")
 
-    read(None)
+    read("a large seed\nSteps: 3, Seed: 9007199254740993")
     status = page.get_by_role("status")
+    expect(status).to_have_text("read.png was read, but not its seed: this page cannot hold it.")
+    page.get_by_role("link", name="Text to image").click()
+    expect(prompt).to_have_value("a large seed")
+    expect(page.get_by_role("textbox", name="Seed", exact=True)).not_to_have_value("9007199254740992")
+    expect(page.get_by_role("button", name="Keep the seed")).to_have_attribute("aria-pressed", "false")
+
+    read(None)
     expect(status).to_have_text("read.png holds no settings.")
     assert page.get_by_label("Read settings from a PNG").evaluate("(field) => field.files.length") == 0
     page.get_by_role("searchbox").fill("circle")

@@ -33,6 +33,19 @@ def test_escape_cancels(page: Page, worker_url: str) -> None:
     expect(page.locator(".job-card")).to_have_count(0)
 
 
+def test_the_keyboard_stays_with_what_is_next(page: Page) -> None:
+    enlarge(page)
+    fill(page, CIRCLE, steps=150)
+    generate(page)
+    page.get_by_role("button", name="Cancel Esc").press("Enter")
+    expect(page.locator(".job-card[data-status=cancelled]")).to_have_count(1)
+    dismiss = page.get_by_role("button", name="Dismiss", exact=True)
+    expect(dismiss).to_be_focused()
+    dismiss.press("Enter")
+    expect(page.locator(".job-card")).to_have_count(0)
+    expect(page.get_by_role("textbox", name="Prompt", exact=True)).to_be_focused()
+
+
 def test_two_jobs_at_once_each_with_its_bar(page: Page) -> None:
     enlarge(page)
     fill(page, CIRCLE, steps=150)
@@ -94,6 +107,7 @@ def test_a_network_that_goes_and_comes_loses_no_running_job(browser: Browser, li
         page.locator("img.preview").wait_for()
         line.cut()
         expect(page.get_by_role("status").filter(has_text="Connection lost")).to_be_visible()
+        expect(page.locator(".job-line")).not_to_contain_text("left")
         line.mend()
         assert share(pixels(page.locator("img.finished")), RED) > 0.05
 

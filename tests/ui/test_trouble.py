@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.ui.conftest import PATIENCE_MS, opened
-from tests.ui.studio import CIRCLE, RED, fill, generate, pixels, png, press, share
+from tests.ui.studio import CIRCLE, RED, enlarge, fill, generate, pixels, png, press, share
 from tests.ui.test_jobs import jobs
 
 pytestmark = pytest.mark.guard(300)
@@ -69,6 +69,12 @@ def refuse(status: int, **headers: str) -> Callable[[Route], None]:
     """In the worker's place."""
     body = json.dumps({"code": "refused", "detail": "No such model here"})
     return lambda route: route.fulfill(status=status, headers=headers, body=body)
+
+
+def stop_clock(page: Page) -> None:
+    """No answer is late from now on, however long it takes."""
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
 
 
 def eventually(page: Page, holds: Callable[[], bool]) -> None:
@@ -163,6 +169,7 @@ def test_a_picture_is_sent_as_png_where_a_body_holds_it(page: Page, side: int, m
     expect(page.locator(".source label.field")).to_contain_text(f"{side} × {side}")
     fill(page, CIRCLE, steps=2)
     page.route("**/v1/jobs", keep)
+    stop_clock(page)
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_role("alert")).to_have_text("seen")
     assert len(bodies[0]) <= limit
@@ -172,12 +179,25 @@ def test_a_picture_is_sent_as_png_where_a_body_holds_it(page: Page, side: int, m
 def test_a_full_queue_is_told_and_not_waited_for(page: Page) -> None:
     posts = Posts(page, refuse(429, **{"Retry-After": "30"}))
     fill(page, CIRCLE, steps=8)
+    stop_clock(page)
     generate(page)
     expect(page.get_by_role("alert")).to_have_text("The queue is full; there may be room in 30 s.")
     expect(page.locator(".job-card")).to_have_count(0)
+    page.clock.resume()
     page.reload()
     page.get_by_role("button", name="Generate").wait_for()
     page.wait_for_timeout(300)
+    assert len(posts.keys) == 1
+
+
+def test_a_full_queue_that_is_told_late_is_told_on_the_card(page: Page) -> None:
+    held: list[Route] = []
+    posts = Posts(page, held.append)
+    fill(page, CIRCLE, steps=8)
+    generate(page)
+    expect(page.get_by_role("status").filter(has_text=NOT_SENT)).to_be_visible()
+    refuse(429)(held[0])
+    expect(page.locator(".job-card[data-status=failed]")).to_have_count(1)
     assert len(posts.keys) == 1
 
 
@@ -207,12 +227,76 @@ def test_a_post_on_a_silent_line_gets_a_card_and_goes_out_again(page: Page) -> N
     fill(page, CIRCLE, steps=8)
     generate(page)
     eventually(page, lambda: len(posts.keys) == 1)
+    expect(page.get_by_role("status").filter(has_text=NOT_SENT)).to_be_visible()
+    expect(page.get_by_role("button", name="Generate")).to_be_enabled()
+    assert len(posts.keys) == 1
     posts.answer = lose
     page.clock.fast_forward(80_000)
     expect(page.get_by_role("status").filter(has_text=NOT_SENT)).to_be_visible()
     posts.answer = let_through
     page.locator("img.finished").wait_for()
     assert len(set(posts.keys)) == 1
+
+
+def test_a_post_that_is_called_off_on_a_silent_line_is_cancelled_when_it_arrives(page: Page, worker_url: str) -> None:
+    before = len(jobs(worker_url))
+    held: list[Route] = []
+    Posts(page, held.append)
+    enlarge(page)
+    fill(page, CIRCLE, steps=150)
+    generate(page)
+    expect(page.get_by_role("status").filter(has_text=NOT_SENT)).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator(".job-card[data-status=cancelled]")).to_have_count(1)
+    held[0].fallback()
+    eventually(page, lambda: len(jobs(worker_url)) > before and jobs(worker_url)[0]["status"] == "cancelled")
+    assert len(jobs(worker_url)) == before + 1
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["stays", "left"])
+def test_a_cancel_without_an_answer_is_seen_and_asked_for_again(page: Page, worker_url: str, left: bool) -> None:
+    lost = [True]
+    page.route(
+        "**/v1/jobs/*",
+        lambda route: (lose if lost and route.request.method == "DELETE" else let_through)(route),
+    )
+    enlarge(page)
+    fill(page, CIRCLE, steps=150)
+    generate(page)
+    expect(page.get_by_role("status").filter(has_text="Step")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("status")).to_have_text("Cancelling…")
+    assert jobs(worker_url)[0]["status"] == "running"
+    if left:
+        page.reload()
+    lost.clear()
+    expect(page.locator(".job-card[data-status=cancelled]")).to_have_count(1)
+    assert jobs(worker_url)[0]["status"] == "cancelled"
+
+
+def test_a_job_that_the_worker_lost_says_so(page: Page) -> None:
+    answers = [refuse(404), lose]
+    page.route("**/stream", lambda route: (answers.pop() if answers else refuse(404))(route))
+    fill(page, CIRCLE, steps=2)
+    generate(page)
+    expect(page.locator(".blank")).to_have_text("Failed")
+    expect(page.get_by_role("status")).to_have_text("No such model here")
+    expect(page.locator(".job-line")).to_contain_text("No such model here")
+    expect(page.locator(".job-card .thumb")).to_have_accessible_name(f"{CIRCLE}: Failed")
+
+
+def test_a_job_that_the_worker_ended_says_why(page: Page) -> None:
+    ended = {"code": "timeout", "message": "The job took too long", "retriable": True}
+    page.route("**/stream", lambda route: route.fulfill(status=204))
+    page.route(
+        "**/v1/jobs/*", lambda route: route.fulfill(json=route.fetch().json() | {"status": "cancelled", "error": ended})
+    )
+    fill(page, CIRCLE, steps=2)
+    generate(page)
+    expect(page.locator(".job-card[data-status=cancelled]")).to_have_count(1)
+    expect(page.locator(".job-line")).to_contain_text("The job took too long")
+    expect(page.locator(".blank")).to_have_text("Cancelled")
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 @pytest.mark.parametrize("status", [502, 504])

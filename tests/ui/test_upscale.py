@@ -51,12 +51,19 @@ def test_by_a_network(page: Page, circle: np.ndarray[tuple[int, ...], np.dtype[n
     page.get_by_role("button", name="Generate").click()
     large = enlarged(page)
     assert large.shape == (256, 256, 3)
+    expect(page.locator(".caption")).to_contain_text(f"256 × 256 · {UPSCALER}")
+    for unused in ("seed", "steps"):
+        expect(page.locator(".caption")).not_to_contain_text(unused)
     plain = np.asarray(Image.fromarray(circle).resize((256, 256), Image.Resampling.NEAREST))
     assert psnr_db(large, plain) > 15, "the picture's own pixels, and what the network adds"
     thumbs = page.locator(".filmstrip .thumb")
     expect(thumbs.first).to_have_accessible_name("No prompt")
     page.get_by_role("link", name="Gallery").click()
     expect(page.locator(".grid .thumb").first).to_have_accessible_name("No prompt")
+    page.get_by_role("button", name="Compare two").click()
+    for thumb in page.locator(".grid .thumb").all():
+        thumb.click()
+    expect(page.get_by_role("row", name="steps 8 –")).to_be_visible()
 
 
 def test_a_picture_that_would_become_too_large_is_made_smaller_first(page: Page) -> None:

@@ -57,6 +57,25 @@ test("cancel", async () => {
   hook.unmount();
 });
 
+test("cancel is asked for until it is answered, and seen meanwhile", async () => {
+  const asked: string[] = [];
+  const losing = new Client({
+    baseUrl: inject("open"),
+    fetch: (url, init) => {
+      if (init?.method === "DELETE" && asked.push(String(url)) === 1) throw new TypeError("network error");
+      return fetch(url, init);
+    },
+  });
+  const hook = renderHook(useTextToImage, (children) => createElement(WorkerProvider, { client: losing }, children));
+  await (await hook.until(() => true)).generate({ ...RED, steps: 150, width: 256, height: 256, num_images: 4 });
+  const cancelled = (await hook.until(({ job }) => job?.status === "running")).cancel();
+  await hook.until(({ job }) => job?.cancelling === true && job.status === "running");
+  await cancelled;
+  await hook.until(({ job, busy }) => job?.status === "cancelled" && !busy);
+  expect(asked).toHaveLength(2);
+  hook.unmount();
+});
+
 test("cancel while a job is being posted cancels that one, and not the one before", async () => {
   const { client, letGo } = holding();
   const hook = renderHook(useTextToImage, (children) => createElement(WorkerProvider, { client }, children));

@@ -21,10 +21,12 @@ export interface JobState {
   /** What was not done as it was asked; empty until the job is completed. */
   warnings: string[];
   timings: Timings | null;
-  /** Why it failed, or that the worker no longer knows it. */
+  /** Why it failed or was ended by the worker, or that the worker no longer knows it. */
   error: { code: string; message: string } | null;
   /** False while the stream is cut and being made again. */
   connected: boolean;
+  /** True once `cancel` was called; false again where the worker refuses. */
+  cancelling: boolean;
   lastEventId: number;
   /** Following from here brings the newest preview again and everything behind it. */
   resumeFrom: number;
@@ -45,6 +47,7 @@ export function unknownJob(jobId: string): JobState {
     timings: null,
     error: null,
     connected: true,
+    cancelling: false,
     lastEventId: 0,
     resumeFrom: 0,
   };
@@ -104,6 +107,7 @@ export class JobWatch {
   readonly #listeners = new Set<() => void>();
   readonly #controller = new AbortController();
   #state: JobState;
+  #cancel: Promise<void> | null = null;
   /** Resolves with the last state, once there is one: an ending, a job unknown, or `stop`. */
   readonly ended: Promise<JobState>;
 
@@ -135,9 +139,20 @@ export class JobWatch {
     this.#controller.abort();
   }
 
-  /** Cancels the job; the state follows when the worker says so. */
-  async cancel(): Promise<void> {
-    await this.#client.cancel(this.jobId);
+  /** Cancels the job, and asks again while no answer comes; the status follows when the worker says so. */
+  cancel(): Promise<void> {
+    return (this.#cancel ??= this.#askToCancel());
+  }
+
+  async #askToCancel(): Promise<void> {
+    this.#change({ ...this.#state, cancelling: true });
+    try {
+      await untilAnswered(() => this.#client.cancel(this.jobId), this.#controller.signal);
+    } catch (error) {
+      this.#cancel = null;
+      this.#change({ ...this.#state, cancelling: false });
+      throw error;
+    }
   }
 
   async #run(): Promise<JobState> {

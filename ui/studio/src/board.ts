@@ -12,7 +12,7 @@ import { Store } from "./store.ts";
 import { Streams } from "./streams.ts";
 
 export interface Entry {
-  /** The job's id, or the key of its post where that was not answered at once. */
+  /** The job's id, or the key of its post where that was not answered soon. */
   id: string;
   drawn: Drawn;
   createdAt: string;
@@ -23,7 +23,8 @@ export interface Entry {
   kept: boolean;
 }
 
-const PATIENCE_MS = 3000;
+/** For how long a post may be unanswered until it has a card. */
+const PATIENCE_MS = 1000;
 const RETRY_MS = 2000;
 /** What was asked for before that is not sent any more: nobody waits for it. */
 const LONGEST_WAIT_MS = 24 * 3600 * 1000;
@@ -46,33 +47,35 @@ export class Board extends Store<Entry[]> {
   /** Picks up what was running or not answered when the page was left. Called whenever the worker lets us in. */
   resume(): void {
     const oldestFirst = readRunning().toSorted((a, b) => a.createdAt.localeCompare(b.createdAt));
-    for (const { id, drawn, createdAt, resumeFrom } of oldestFirst) {
+    for (const { id, drawn, createdAt, resumeFrom, unwanted } of oldestFirst) {
       if (this.#follows(id)) continue;
       const watch = new JobWatch(this.#client, { ...unknownJob(id), steps: drawn.steps, resumeFrom }, this.#streams);
       this.#follow({ id, drawn, createdAt, watch, source: null, kept: false }, watch);
+      if (unwanted) void watch.cancel().catch(() => undefined);
     }
     void this.#sendAgain();
   }
 
   /**
-   * Posts a job; the id of its entry. Throws WorkerError where the worker refuses it. Where nobody knows whether it
+   * Posts a job; the id of its entry. Throws WorkerError where the worker refuses it. While nobody knows whether it
    * arrived, it waits on the board and is sent again with its key, so that it is drawn once.
    */
   async submit(request: JobRequest, drawn: Drawn, source: Blob | null): Promise<string> {
     const post: Post = { key: randomKey(), request, drawn, source, createdAt: new Date().toISOString() };
     this.#sending.add(post.key);
     await keepPost(post);
+    const answer = this.#send(post);
+    const taken = answer.then((job) => this.#take(post, job));
     try {
-      return await this.#send(post, PATIENCE_MS);
+      if (await Promise.race([Promise.allSettled([answer]), passed(PATIENCE_MS)])) return await taken;
     } catch (error) {
-      // A full queue is told and not waited for: the job is not in it, and the person may want another one by then.
-      if (isRefusal(error) || (error instanceof WorkerError && error.status === 429)) {
+      if (isRefusal(error) || isFull(error)) {
         await this.#settle(post);
         throw error;
       }
-      void this.#sendOn(post);
-      return post.key;
     }
+    void this.#sendOn(post, taken);
+    return post.key;
   }
 
   find(id: string): Entry | undefined {
@@ -95,19 +98,20 @@ export class Board extends Store<Entry[]> {
     }
   }
 
-  /** Sends it until the worker answers. Meanwhile it is on the board, where it can be called off. */
-  async #sendOn(post: Post): Promise<void> {
+  /** Sends it until the worker answers, `first` being on its way. Meanwhile it is on the board, where it can be called off. */
+  async #sendOn(post: Post, first?: Promise<string>): Promise<void> {
     const { key, drawn, createdAt, source } = post;
     this.#sending.add(key);
     const known = this.find(key)?.watch;
     const watch = known ?? new PostWatch(post);
     if (!known && !post.unwanted) this.#place({ id: key, drawn, createdAt, watch, source, kept: false });
-    for (;;) {
+    for (let taken = first; ; taken = undefined) {
       try {
-        await this.#send(post, 0);
+        await (taken ?? this.#send(post).then((job) => this.#take(post, job)));
         return;
       } catch (error) {
-        if (isRefusal(error)) {
+        // A full queue is told and not waited for: the job is not in it, and the person may want another one by then.
+        if (isRefusal(error) || (taken && isFull(error))) {
           if (watch instanceof PostWatch) watch.refuse(error);
           return this.#settle(post);
         }
@@ -121,10 +125,13 @@ export class Board extends Store<Entry[]> {
     }
   }
 
-  /** The id of its entry, once it is answered. */
-  async #send(post: Post, patienceMs: number): Promise<string> {
-    const { key, request } = post;
-    const job = await this.#client.submit(request, { patienceMs, idempotencyKey: key });
+  #send({ key, request }: Post): Promise<Job> {
+    return this.#client.submit(request, { idempotencyKey: key });
+  }
+
+  /** What was answered; the id of its entry. */
+  async #take(post: Post, job: Job): Promise<string> {
+    const { key } = post;
     if (post.unwanted) await this.#client.cancel(job.job_id);
     else if (!this.#follows(job.job_id)) await this.#begin(post, job);
     else if (this.find(key)?.watch instanceof PostWatch) this.dismiss(key); // it had been answered when the page was left
@@ -161,14 +168,17 @@ export class Board extends Store<Entry[]> {
     const { jobId } = watch;
     const { drawn, createdAt } = entry;
     this.#place(entry);
-    let resumeFrom = watch.getState().resumeFrom;
-    watch.subscribe(() => {
-      const state = watch.getState();
-      if (state.resumeFrom === resumeFrom) return;
-      resumeFrom = state.resumeFrom;
-      keepRunning({ id: jobId, drawn, createdAt, resumeFrom });
+    let before = watch.getState();
+    const leave = watch.subscribe(() => {
+      const { resumeFrom, cancelling: unwanted } = watch.getState();
+      if (resumeFrom === before.resumeFrom && unwanted === before.cancelling) return;
+      before = watch.getState();
+      keepRunning({ id: jobId, drawn, createdAt, resumeFrom, unwanted });
     });
-    void watch.ended.then((state) => this.#end(entry, state));
+    void watch.ended.then((state) => {
+      leave();
+      return this.#end(entry, state);
+    });
   }
 
   async #end(entry: Entry, state: JobState): Promise<void> {
@@ -229,11 +239,19 @@ function isRefusal(error: unknown): error is WorkerError {
   return error instanceof WorkerError && !error.temporary && !asksForToken(error);
 }
 
+function isFull(error: unknown): error is WorkerError {
+  return error instanceof WorkerError && error.status === 429;
+}
+
 function asksForToken(error: unknown): boolean {
   return error instanceof WorkerError && error.status === 401;
 }
 
 function waitAfter(error: unknown): Promise<void> {
   const askedS = (error instanceof WorkerError && error.retryAfterS) || 0;
-  return new Promise((resolve) => setTimeout(resolve, Math.max(RETRY_MS, askedS * 1000)));
+  return passed(Math.max(RETRY_MS, askedS * 1000));
+}
+
+function passed(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }

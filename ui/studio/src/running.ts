@@ -8,6 +8,8 @@ export interface Running {
   drawn: Drawn;
   createdAt: string;
   resumeFrom: number;
+  /** Cancelled, which the worker may not have heard. */
+  unwanted?: boolean;
 }
 
 const NAME = "sd-worker.running";

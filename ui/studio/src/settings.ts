@@ -58,6 +58,11 @@ const NAME = "sd-worker.settings";
 const SEEDS = 2 ** 32;
 const PREVIEW_SIDE = 384;
 
+/** Whether a number can be one: above 2^53 it would be another one. */
+export function isSeed(seed: number): boolean {
+  return Number.isSafeInteger(seed) && seed >= 0;
+}
+
 export function randomSeed(): number {
   return crypto.getRandomValues(new Uint32Array(1))[0]! % SEEDS;
 }
@@ -106,8 +111,14 @@ export function keepSettings(settings: Settings): void {
 }
 
 /** Whether a network makes the picture larger and not the model: then there is nothing to sample. */
-export function isByNetwork(settings: Settings, task: Task): boolean {
-  return task === "upscale" && settings.upscaler !== "latent";
+export function isByNetwork({ upscaler }: Pick<Settings, "upscaler">, task: Task): boolean {
+  return task === "upscale" && upscaler !== "latent";
+}
+
+/** What a picture was really made with: without what the form keeps for other jobs while a network needs none of it. */
+export function usedFor(drawn: Drawn): Partial<Drawn> & Pick<Drawn, "task"> {
+  const { task, prompt, width, height, factor, upscaler } = drawn;
+  return isByNetwork(drawn, task) ? { task, prompt, width, height, factor, upscaler } : drawn;
 }
 
 /** The body of the job, without pictures. The image tasks take the size of the picture that goes with them. */
@@ -153,12 +164,13 @@ export function reuse(settings: Settings, from: Partial<Drawn>, info: Info): Set
 
 /** What a picture's own text says. */
 export function fromParameters(read: Parameters, info: Info): Partial<Drawn> & { task: Task } {
-  const { negative_prompt: negative, guidance_scale: guidance, strength, upscale, model: _model, ...rest } = read;
+  const { negative_prompt: negative, guidance_scale: guidance, strength, seed, upscale, model: _model, ...rest } = read;
   const task = taskOf(read, info);
   return {
     ...rest,
     task,
     negative,
+    ...(seed !== undefined && isSeed(seed) && { seed }),
     ...(guidance !== undefined && { guidance }),
     ...(strength !== undefined && (task === "upscale" ? { upscaleStrength: strength } : { strength })),
     ...(task === "upscale" && upscale && { upscaler: upscale.upscaler, factor: upscale.factor === 4 ? 4 : 2 }),

@@ -7,6 +7,7 @@ import type { Entry } from "../board.ts";
 import { titleOf } from "../settings.ts";
 import { useEntries, usePictures, useStudio } from "../studio.ts";
 import { BlobImage } from "./BlobImage.tsx";
+import { focusBeside } from "./focus.ts";
 import { Icon } from "./Icon.tsx";
 import { phaseOf } from "./JobBar.tsx";
 
@@ -27,6 +28,7 @@ export function Filmstrip() {
           <button
             type="button"
             className="thumb"
+            data-card={picture.id}
             aria-pressed={selected === picture.id}
             aria-label={titleOf(picture.drawn)}
             onClick={() => select(picture.id)}
@@ -49,6 +51,7 @@ function JobCard({ entry }: { entry: Entry }) {
       <button
         type="button"
         className="thumb"
+        data-card={entry.id}
         aria-pressed={selected === entry.id}
         aria-label={`${titleOf(entry.drawn)}: ${phaseOf(job)}`}
         onClick={() => select(entry.id)}
@@ -60,7 +63,11 @@ function JobCard({ entry }: { entry: Entry }) {
         type="button"
         className="icon job-card-close"
         aria-label={ended ? "Dismiss this job" : "Cancel this job"}
-        onClick={() => (ended ? board.dismiss(entry.id) : void entry.watch.cancel().catch(() => undefined))}
+        onClick={() => {
+          if (!ended) return void entry.watch.cancel().catch(() => undefined);
+          focusBeside(entry.id);
+          board.dismiss(entry.id);
+        }}
       >
         <Icon name="close" />
       </button>

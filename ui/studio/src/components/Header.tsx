@@ -1,7 +1,7 @@
 /** The bar above all pages: where one can go, how the worker is, light or dark. */
 
 import type { Info } from "@sd-worker/sdk";
-import { useState } from "react";
+import { useEffect, useRef, useState } from "react";
 
 import { isOffered, type Page, usePage } from "../route.ts";
 import { applyTheme, isDark, readTheme } from "../theme.ts";
@@ -18,6 +18,11 @@ const PAGES: { page: Page; label: string }[] = [
 
 export function Header({ info, reachable }: { info: Info | null; reachable: boolean }) {
   const open = usePage(info?.tasks);
+  const pages = PAGES.filter(({ page }) => isOffered(page, info?.tasks ?? []));
+  const current = useRef<HTMLAnchorElement>(null);
+  useEffect(() => {
+    current.current?.scrollIntoView({ block: "nearest", inline: "center" });
+  }, [open, pages.length]);
   const [theme, setTheme] = useState(readTheme);
   const dark = isDark(theme);
   const status = reachable ? (info?.worker.status ?? "unknown") : "unreachable";
@@ -30,8 +35,8 @@ export function Header({ info, reachable }: { info: Info | null; reachable: bool
     <header className="header">
       <span className="header-name">sd-worker</span>
       <nav aria-label="Pages">
-        {PAGES.filter(({ page }) => isOffered(page, info?.tasks ?? [])).map(({ page, label }) => (
-          <a key={page} href={`#/${page}`} aria-current={page === open ? "page" : undefined}>
+        {pages.map(({ page, label }) => (
+          <a key={page} ref={page === open ? current : null} href={`#/${page}`} aria-current={page === open ? "page" : undefined}>
             {label}
           </a>
         ))}

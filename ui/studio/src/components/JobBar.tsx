@@ -1,33 +1,38 @@
-/** How far a job is: its place in the queue, its steps, the time that is left; and the way to stop it. */
+/** How far a job is, or why there is no picture: its place in the queue, its steps, the time left; and the way to be rid of it. */
 
-import type { JobState } from "@sd-worker/sdk";
+import { hasEnded, type JobState } from "@sd-worker/sdk";
 
 import { Icon } from "./Icon.tsx";
 
-export function JobBar({ job, onCancel }: { job: JobState; onCancel: () => void }) {
+export function JobBar({ job, onCancel, onDismiss }: { job: JobState; onCancel: () => void; onDismiss: () => void }) {
   const percent = job.steps > 0 ? (100 * job.step) / job.steps : 0;
+  const over = hasEnded(job.status) && job.status !== "completed";
   return (
     <div className="job-bar">
       <div className="job-line">
-        <span>{phaseOf(job)}</span>
-        {job.etaS !== null && <span className="quiet">{secondsText(job.etaS)} left</span>}
-        <button type="button" className="small" onClick={onCancel}>
-          <Icon name="close" /> Cancel <kbd>Esc</kbd>
+        <span className={job.status === "failed" ? "fault" : ""}>{job.error?.message ?? phaseOf(job)}</span>
+        {job.etaS !== null && job.connected && !job.cancelling && !over && <span className="quiet">{secondsText(job.etaS)} left</span>}
+        {/* One button, which keeps the focus when the job ends. */}
+        <button type="button" className="small" onClick={over ? onDismiss : onCancel}>
+          {over ? "Dismiss" : <><Icon name="close" /> Cancel <kbd>Esc</kbd></>}
         </button>
       </div>
-      <progress max={100} value={percent} aria-label="Steps done" />
+      {!over && <progress max={100} value={percent} aria-label="Steps done" />}
     </div>
   );
 }
 
 export function phaseOf(job: JobState): string {
+  if (job.status === "completed") return "Done";
+  if (job.status === "cancelled") return "Cancelled";
+  if (job.status === "failed") return "Failed";
+  if (job.cancelling) return "Cancelling…";
   if (!job.connected) return "Connection lost, coming back…";
-  if (job.status === "queued" && job.jobId === "") return "Not sent yet, trying again…";
+  if (job.status === "queued" && job.jobId === "") return "Not sent yet, trying…";
   if (job.status === "queued" && job.position !== null && job.position > 0) return `Waiting, ${job.position} ahead`;
   if (job.status === "queued") return "Next in the queue";
-  if (job.status === "running") return job.step === 0 ? "Starting" : job.step < job.steps ? `Step ${job.step} of ${job.steps}` : "Finishing";
-  if (job.status === "completed") return "Done";
-  return job.status === "cancelled" ? "Cancelled" : "Failed";
+  if (job.step === 0) return "Starting";
+  return job.step < job.steps ? `Step ${job.step} of ${job.steps}` : "Finishing";
 }
 
 export function secondsText(seconds: number): string {

@@ -6,6 +6,7 @@ import { useJobWatch } from "@sd-worker/react";
 import type { Entry } from "../board.ts";
 import { titleOf } from "../settings.ts";
 import { useStudio } from "../studio.ts";
+import { focusBeside } from "./focus.ts";
 import { JobBar, phaseOf } from "./JobBar.tsx";
 
 export function JobStage({ entry }: { entry: Entry }) {
@@ -23,23 +24,18 @@ export function JobStage({ entry }: { entry: Entry }) {
           <div className="blank" data-over={over}>{over ? phaseOf(job) : ""}</div>
         )}
       </figure>
-      {over ? (
-        <div className="job-line">
-          <span className={job.status === "failed" ? "fault" : ""}>{job.error?.message ?? phaseOf(job)}</span>
-          <button
-            type="button"
-            className="small"
-            onClick={() => {
-              board.dismiss(entry.id);
-              select(null);
-            }}
-          >
-            Dismiss
-          </button>
-        </div>
-      ) : (
-        <JobBar job={job} onCancel={() => void entry.watch.cancel().catch(() => undefined)} />
-      )}
+      <JobBar
+        job={job}
+        onCancel={() => {
+          select(entry.id); // it stays in sight when it is over
+          void entry.watch.cancel().catch(() => undefined);
+        }}
+        onDismiss={() => {
+          focusBeside(entry.id);
+          board.dismiss(entry.id);
+          select(null);
+        }}
+      />
     </>
   );
 }

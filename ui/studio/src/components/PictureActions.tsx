@@ -2,8 +2,9 @@
 
 import type { Picture } from "../gallery.ts";
 import { openPage, openPageOf } from "../route.ts";
-import { reuse } from "../settings.ts";
+import { reuse, usedFor } from "../settings.ts";
 import { useStudio } from "../studio.ts";
+import { focusBeside } from "./focus.ts";
 import { Icon } from "./Icon.tsx";
 import { useObjectUrl } from "./useObjectUrl.ts";
 
@@ -25,7 +26,7 @@ export function PictureActions({ picture }: { picture: Picture }) {
       <button
         type="button"
         onClick={() => {
-          change(reuse(settings, picture.drawn, info));
+          change(reuse(settings, usedFor(picture.drawn), info));
           openPageOf(picture.drawn.task);
         }}
       >
@@ -49,6 +50,7 @@ export function PictureActions({ picture }: { picture: Picture }) {
       <button
         type="button"
         onClick={() => {
+          focusBeside(picture.id);
           select(null);
           void gallery.remove(picture.id);
         }}

@@ -1,7 +1,7 @@
 /** A finished picture, large, with its siblings of the same job and what it was made from. */
 
 import type { Picture } from "../gallery.ts";
-import { titleOf } from "../settings.ts";
+import { titleOf, usedFor } from "../settings.ts";
 import { usePictures, useStudio } from "../studio.ts";
 import { BeforeAfter } from "./BeforeAfter.tsx";
 import { BlobImage } from "./BlobImage.tsx";
@@ -12,6 +12,7 @@ export function PictureStage({ picture }: { picture: Picture }) {
   const { select } = useStudio();
   const siblings = usePictures().filter(({ jobId }) => jobId === picture.jobId);
   const { drawn } = picture;
+  const { seed, steps, sampler, upscaler } = usedFor(drawn);
   return (
     <>
       <figure
@@ -38,7 +39,7 @@ export function PictureStage({ picture }: { picture: Picture }) {
       <p className="caption">
         <span className="caption-prompt">{drawn.prompt}</span>
         <span className="quiet">
-          {picture.width} × {picture.height} · seed {drawn.seed} · {drawn.steps} steps · {drawn.sampler}
+          {picture.width} × {picture.height} · {seed === undefined ? upscaler : `seed ${seed} · ${steps} steps · ${sampler}`}
           {picture.seconds !== null && ` · ${secondsText(picture.seconds)}`}
         </span>
       </p>

@@ -23,9 +23,11 @@ import { useWorkingPicture } from "../useWorkingPicture.ts";
 const NO_MASK = new Mask({ width: 1, height: 1 });
 
 export function CreatePage({ task }: { task: Task }) {
-  const { info, settings, change, source, controlPictures, selected, select, board } = useStudio();
+  const { info, settings, change, source, controlPictures, selected: wanted, select, board } = useStudio();
   const entries = useEntries();
   const pictures = usePictures();
+  const isWanted = ({ id, jobId }: { id: string; jobId?: string }) => id === wanted || jobId === wanted;
+  const selected = entries.some(isWanted) || pictures.some(isWanted) ? wanted : null; // it may have left the board
   const [fit, setFit] = useState<"model" | "own">(task === "upscale" ? "own" : "model");
   const [feather, setFeather] = useState(0);
   const [posting, setPosting] = useState(false);
@@ -87,8 +89,9 @@ export function CreatePage({ task }: { task: Task }) {
 
   const cancel = useCallback(() => {
     const target = (shownEntry && isRunning(shownEntry) ? shownEntry : null) ?? entries.find(isRunning);
+    if (target && target === shownEntry) select(target.id); // it stays in sight when it is over
     void target?.watch.cancel().catch(() => undefined);
-  }, [entries, shownEntry]);
+  }, [entries, shownEntry, select]);
 
   const keys = useRef({ generate, cancel });
   keys.current = { generate, cancel };

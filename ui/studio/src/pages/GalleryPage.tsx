@@ -9,7 +9,7 @@ import { Icon } from "../components/Icon.tsx";
 import { PictureStage } from "../components/PictureStage.tsx";
 import type { Picture } from "../gallery.ts";
 import { openPageOf } from "../route.ts";
-import { fromParameters, reuse, titleOf } from "../settings.ts";
+import { fromParameters, reuse, titleOf, usedFor } from "../settings.ts";
 import { usePictures, useStudio } from "../studio.ts";
 
 const ORDERS = {
@@ -31,12 +31,15 @@ export function GalleryPage() {
   const words = wanted.toLowerCase().split(/\s+/).filter(Boolean);
   const found = pictures
     .filter(({ drawn }) => {
-      const text = `${drawn.prompt} ${drawn.negative} ${drawn.sampler} ${drawn.task} ${drawn.seed}`.toLowerCase();
+      const { prompt, negative, sampler, task, seed } = usedFor(drawn);
+      const text = [prompt, negative, sampler, task, seed].join(" ").toLowerCase();
       return words.every((word) => text.includes(word));
     })
     .toSorted(ORDERS[order].by);
   const picture = pictures.find(({ id }) => id === selected);
   const pair = (compared ?? []).map((id) => pictures.find((one) => one.id === id)).filter((one) => one !== undefined);
+
+  const used = pair.map(({ drawn }) => usedFor(drawn));
 
   const pick = (id: string) => {
     if (compared === null) return select(id);
@@ -51,6 +54,7 @@ export function GalleryPage() {
     if (parameters === null) return setSaid(`${file.name} holds no settings.`);
     const from = fromParameters(parameters, info);
     change(reuse(settings, from, info));
+    if (parameters.seed !== from.seed) return setSaid(`${file.name} was read, but not its seed: this page cannot hold it.`);
     openPageOf(from.task);
   };
   return (
@@ -98,6 +102,7 @@ export function GalleryPage() {
                 <button
                   type="button"
                   className="thumb"
+                  data-card={one.id}
                   aria-pressed={compared === null ? one.id === selected : compared.includes(one.id)}
                   aria-label={titleOf(one.drawn)}
                   onClick={() => pick(one.id)}
@@ -116,10 +121,10 @@ export function GalleryPage() {
             <table className="differences">
               <tbody>
                 {(["prompt", "seed", "steps", "guidance", "sampler"] as const).map((name) => (
-                  <tr key={name} data-differs={pair[0]!.drawn[name] !== pair[1]!.drawn[name]}>
+                  <tr key={name} data-differs={used[0]![name] !== used[1]![name]}>
                     <th scope="row">{name}</th>
-                    <td>{pair[0]!.drawn[name]}</td>
-                    <td>{pair[1]!.drawn[name]}</td>
+                    <td>{used[0]![name] ?? "–"}</td>
+                    <td>{used[1]![name] ?? "–"}</td>
                   </tr>
                 ))}
               </tbody>
