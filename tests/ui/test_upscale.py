@@ -63,7 +63,7 @@ def test_by_a_network(page: Page, circle: np.ndarray[tuple[int, ...], np.dtype[n
     page.get_by_role("button", name="Compare two").click()
     for thumb in page.locator(".grid .thumb").all():
         thumb.click()
-    expect(page.get_by_role("row", name="steps 8 –")).to_be_visible()
+    expect(page.get_by_role("row", name="steps – 8")).to_be_visible()
 
 
 def test_a_picture_that_would_become_too_large_is_made_smaller_first(page: Page) -> None:
