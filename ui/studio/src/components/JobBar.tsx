@@ -1,4 +1,4 @@
-/** How far a job is, or why there is no picture: its place in the queue, its steps, the time left; and the way to be rid of it. */
+/** How far a job is: its place in the queue, its steps, the time left, or why it ended; and the way to be rid of it. */
 
 import { hasEnded, type JobState } from "@sd-worker/sdk";
 
