@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import (
+    DIFFUSERS_TO_LDM_MAPPING,
     convert_controlnet_checkpoint,
     convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
@@ -50,8 +51,12 @@ def convert_controlnet(
         config["addition_embed_type"] = None
     with safe_open(file, framework="pt") as opened:
         names = [name for name in opened.keys() if name.startswith(ORIGINAL_PREFIX)] or opened.keys()  # noqa: SIM118
-        read = {name: opened.get_tensor(name) for name in names}
-    named = convert_controlnet_checkpoint(read, config)
+        read = {name.removeprefix(ORIGINAL_PREFIX): opened.get_tensor(name) for name in names}
+    # What is embedded with the timestep, diffusers converts in UNets alone.
+    added = DIFFUSERS_TO_LDM_MAPPING["unet"]["addition_embed_type"]
+    named = convert_controlnet_checkpoint(read, config) | {
+        name: read[original] for name, original in added.items() if original in read
+    }
     return _filled(cls, config, named, dtype)
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.models.controls.nets import control, lines, make_controlnet, write_controlnet
 from tests.models.controls.test_parity import guided, load
+from tests.models.families import WIDTH, write_sdxl
 from tests.models.original import original_controlnet
 from tests.models.test_sd import one_thread
 from tests.models.tiny import job, psnr_db
@@ -120,34 +121,42 @@ def test_a_name_that_is_not_offered(folder: Path, tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "original", "with a model around it"])
-def test_a_single_file_is_the_folders_net(tiny: Path, tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize(("family", "atol"), [("sd", 1e-5), ("sdxl", 1e-4)])
+def test_a_single_file_is_the_folders_net(tiny: Path, tmp_path: Path, family: str, atol: float, layout: str) -> None:
     """Original files are always made for pictures eight times as large as the latent; so here the picture is."""
     config: dict[str, Any] = {"conditioning_embedding_out_channels": (4, 8, 12, 16)}
-    net = make_controlnet(tiny, **config)
-    file = tmp_path / "net.safetensors"
+    model = tiny if family == "sd" else write_sdxl(tmp_path / "model")
+    net = make_controlnet(model, **config)
+    (folder := tmp_path / "nets").mkdir()
     if layout == "diffusers":
-        save_file(net.state_dict(), file)
+        save_file(net.state_dict(), folder / "net.safetensors")
     else:
         prefix = "" if layout == "original" else "control_model."
         tensors = original_controlnet(net.state_dict(), net.config)
-        save_file({prefix + name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    source = DiffusersFolder(tiny)
+        written = {prefix + name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(written, folder / "net.safetensors")
+    source = DiffusersFolder(model)
     unet, vae = source.config("unet"), {"latent_channels": 4, "block_out_channels": (8, 8, 8, 8)}
-    nets = ControlNets(
-        Catalogue.in_folder(tmp_path, Controlled("sd", unet, vae, "float32")), unet, torch.device("cpu"), torch.float32
-    )
+    catalogue = Catalogue.in_folder(folder, Controlled(family, unet, vae, "float32"))
+    nets = ControlNets(catalogue, unet, torch.device("cpu"), torch.float32)
     held = nets.hold("net")
     generator = torch.Generator().manual_seed(1)
-    latents, text = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 77, 32, generator=generator)
+    text = torch.randn(2, 77, unet["cross_attention_dim"], generator=generator)
+    latents = torch.randn(2, 4, 8, 8, generator=generator)
     picture, scale = torch.rand(2, 3, 64, 64, generator=generator), torch.tensor([1.0, 0.5])
     timesteps = torch.tensor([900.0, 100.0])
+    added = None
+    if family == "sdxl":
+        added = {"text_embeds": torch.randn(2, WIDTH, generator=generator), "time_ids": torch.full((2, 6), 64.0)}
     seen = {"control.0.net": picture, "control_scale.0.net": scale}
-    ours = nets.residuals(seen, latents, timesteps, text, None)
-    down, middle = net(latents, timesteps, text, picture, scale[:, None, None, None], return_dict=False)
+    ours = nets.residuals(seen, latents, timesteps, text, added)
+    down, middle = net(
+        latents, timesteps, text, picture, scale[:, None, None, None], added_cond_kwargs=added, return_dict=False
+    )
     assert middle.abs().mean() > 0.01
-    assert torch.allclose(ours["mid_block_additional_residual"], middle, atol=1e-5)
+    assert torch.allclose(ours["mid_block_additional_residual"], middle, atol=atol)
     for one, other in zip(ours["down_block_additional_residuals"], down, strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
+        assert torch.allclose(one, other, atol=atol)
     assert held is nets.hold("net")
 
 
