@@ -131,6 +131,7 @@ ROOMS = (
         (
             *("torch", "diffusers", "transformers", "safetensors", "numpy"),
             *("shared_worker.device", "worker.errors", "worker.jobs.params", "worker.jobs.facts"),
+            "worker.engine.sampling",
         ),
         may_not=("asyncio",),
     ),

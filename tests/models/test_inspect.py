@@ -14,6 +14,7 @@ from tests.models.files import write_zeros
 from tests.models.published import write_published
 from tests.models.upscalers.files import compact
 from worker.models.inspect import main
+from worker.models.registry import DEFAULTS_FILE
 
 ATTENTION = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 
@@ -73,6 +74,20 @@ def test_why_a_checkpoint_is_not_served(tiny: Path, tmp_path: Path, capsys: pyte
     assert (told["served"], told["why_not"]) == (False, "the model has no safetensors weights for its unet")
     (folder / "vae/hook.py").write_text("")
     assert "hook.py" in said(capsys, folder)["why_not"]
+
+
+@pytest.mark.parametrize("defaults", [{"sampler": "flow_euler"}, {"steps": 151}, {"guidance_scale": float("inf")}])
+def test_defaults_that_mean_nothing_are_told_and_not_shown(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], defaults: dict[str, object]
+) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "model"))
+    (folder / DEFAULTS_FILE).write_text(json.dumps({"width": 96, "sampler": "lms"}), encoding="utf-8")
+    told = said(capsys, folder)
+    assert (told["served"], told["defaults"]["width"], told["defaults"]["sampler"]) == (True, 96, "lms")
+    (folder / DEFAULTS_FILE).write_text(json.dumps(defaults), encoding="utf-8")
+    told, (name,) = said(capsys, folder), defaults
+    assert (told["served"], told["why_not"]) == (False, f"{DEFAULTS_FILE}: {name!r} is no default that can be used")
+    assert (told["defaults"]["steps"], told["defaults"]["sampler"]) == (25, "dpmpp_2m")
 
 
 @pytest.mark.parametrize(("width", "family"), [(768, "sd"), (1024, "sd"), (2048, "sdxl"), (5, None)])

@@ -6,7 +6,6 @@ here imports torch, so that the worker can say what it will serve before it is t
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import ModelUnusable
-from worker.jobs.facts import Guidance, ModelFacts
+from worker.jobs.facts import Guidance, Limits, ModelFacts
 from worker.jobs.params import Task
 from worker.models import checksum, contents, needs
 from worker.models.checkpoint import DTYPES, Checkpoint, Source
@@ -171,28 +170,29 @@ def facts_of(name: str, source: Source, family: Family, dtype: str, samplers: tu
     offered = family.samplers_among(samplers)
     if not offered:
         raise ModelUnusable(f"a {family.name} model needs a sampler of its own kind, and this worker has none")
-    side, multiple = sizes(family, source)
-    sampler = default_sampler(family, source)
-    facts: dict[str, Any] = {
-        "dtype": dtype,
-        "width": side,
-        "height": side,
-        "steps": family.steps,
-        "guidance_scale": family.guidance_scale,
-        "sampler": next((name for name in (sampler, family.sampler) if name in offered), offered[0]),
-    }
-    if source.has(DEFAULTS_FILE):
-        facts |= _defaults(source, offered, family.guidance)
     return ModelFacts(
         id=name,
         family=family.name,
-        multiple=multiple,
         samplers=offered,
         tasks=family.tasks,
         guidance=family.guidance,
         most_steps=most_steps(offered, source.config("scheduler")),
-        **facts,
+        **({"dtype": dtype} | usual_defaults(source, family, offered) | own_defaults(source, family, offered)),
     )
+
+
+def usual_defaults(source: Source, family: Family, offered: tuple[str, ...]) -> dict[str, Any]:
+    """Size, its multiple, steps, guidance and sampler, where the maker says nothing. Raises ModelUnusable."""
+    side, multiple = sizes(family, source)
+    sampler = default_sampler(family, source)
+    return {
+        "width": side,
+        "height": side,
+        "multiple": multiple,
+        "steps": family.steps,
+        "guidance_scale": family.guidance_scale,
+        "sampler": next((name for name in (sampler, family.sampler) if name in offered), offered[0]),
+    }
 
 
 def family_of(source: Source) -> Family:
@@ -249,16 +249,25 @@ def sizes(family: Family, source: Source) -> tuple[int, int]:
         raise ModelUnusable("the model's configuration lacks its sizes") from None
 
 
-def _defaults(source: Source, samplers: tuple[str, ...], guidance: Guidance) -> dict[str, Any]:
+def own_defaults(source: Source, family: Family, offered: tuple[str, ...]) -> dict[str, Any]:
+    """What the maker says, each within what a job may ask for. Raises ModelUnusable."""
+    if not source.has(DEFAULTS_FILE):
+        return {}
+    multiple = sizes(family, source)[1]
+    limits = Limits(queue_capacity=0)  # the queue has no part in this
+    most_guidance = 1.0 if family.guidance is Guidance.NONE else limits.max_guidance_scale
     defaults = source.json(DEFAULTS_FILE)
     for name, value in defaults.items():
         match name:
-            case "width" | "height" | "steps":
-                usable = type(value) is int and value > 0
+            case "width" | "height":
+                usable = type(value) is int and limits.min_side_px <= value <= limits.max_side_px
+                usable = usable and value % multiple == 0
+            case "steps":
+                usable = type(value) is int and 1 <= value <= limits.max_steps
             case "guidance_scale":
-                usable = type(value) in (int, float) and 0 <= value <= (1 if guidance is Guidance.NONE else math.inf)
+                usable = type(value) in (int, float) and 0 <= value <= most_guidance
             case "sampler":
-                usable = value in samplers
+                usable = value in offered
             case "dtype":
                 usable = value in DTYPES
             case _:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from worker.engine import sampling
 from worker.errors import ModelUnusable
 from worker.models import checksum, contents
 from worker.models.checkpoint import Source
@@ -17,8 +18,9 @@ from worker.models.file_kind import FileKind, kind_of
 from worker.models.folder import DiffusersFolder, read_json
 from worker.models.lora_file import printable, read_lora
 from worker.models.prompts.embeddings import layout_of
-from worker.models.registry import DEFAULTS_FILE, default_sampler, family_of, open_source, sizes
+from worker.models.registry import family_of, open_source, own_defaults, usual_defaults
 from worker.models.safetensors_header import Header, Tensor, read_header
+from worker.models.schedulers import SCHEDULERS
 from worker.models.single_file import SingleFile
 from worker.models.upscalers import kinds
 
@@ -55,13 +57,15 @@ def _has(header: Header, key: str) -> bool:
 
 def _checkpoint(source: Source) -> dict[str, Any]:
     family = family_of(source)
-    side, multiple = sizes(family, source)
     scheduler = source.config("scheduler")
+    offered = family.samplers_among((*sampling.SAMPLERS, *SCHEDULERS))
+    defaults = usual_defaults(source, family, offered)
     served, why_not = True, ""
     weights: dict[str, dict[str, Tensor]] = {}
     try:
         source.refuse_code()
         contents.refuse_foreign_classes(source)
+        defaults |= own_defaults(source, family, offered)
         weights = contents.weights_of(source, family, "float32")
     except ModelUnusable as refused:
         served, why_not = False, refused.detail
@@ -73,15 +77,7 @@ def _checkpoint(source: Source) -> dict[str, Any]:
         **({"configuration": source.told} if source.told else {}),
         "prediction_type": _prediction(family, scheduler),
         **_counted(weights),
-        "defaults": {
-            "width": side,
-            "height": side,
-            "multiple": multiple,
-            "steps": family.steps,
-            "guidance_scale": family.guidance_scale,
-            "sampler": default_sampler(family, source),
-            **(source.json(DEFAULTS_FILE) if source.has(DEFAULTS_FILE) else {}),
-        },
+        "defaults": defaults,
         "tasks": [task.value for task in family.tasks],
         "served": served,
         **({"why_not": why_not} if why_not else {}),
