@@ -232,6 +232,16 @@ def test_what_the_file_says_of_its_prediction_is_heeded(tmp_path: Path) -> None:
     assert named.config("scheduler")["prediction_type"] == "v_prediction", "also of a kind that the operator names"
 
 
+def test_it_wins_over_a_folder_of_configurations(tiny: Path, spoilt: Any) -> None:
+    def mark(*names: str) -> Callable[[dict[str, torch.Tensor]], object]:
+        return lambda tensors: tensors.update({name: torch.zeros(1) for name in names})
+
+    assert "prediction_type" not in recognise(spoilt(mark()), tiny).config("scheduler")
+    marked = recognise(spoilt(mark("v_pred", "ztsnr")), tiny).config("scheduler")
+    assert (marked["prediction_type"], marked["rescale_betas_zero_snr"]) == ("v_prediction", True)
+    assert (marked["timestep_spacing"], marked["beta_end"]) == ("trailing", 0.012), "and the folder's is all else"
+
+
 @pytest.mark.parametrize("mark", ["edm_mean", "edm_vpred.sigma_max"])
 def test_a_file_on_another_kind_of_noise_is_refused(tmp_path: Path, mark: str) -> None:
     file = write_published(tmp_path / "x.safetensors", "sdxl", more={mark: (1,)})

@@ -19,12 +19,10 @@ KINDS = tuple(sorted(file.stem for file in FOLDER.glob("*.json")))
 class ShippedConfigs:
     """One kind, read as a diffusers folder without weights would be."""
 
-    def __init__(self, kind: str, changes: Mapping[str, dict[str, Any]] | None = None) -> None:
-        """`changes` are by part, of what the file itself tells. `kind` is one of `KINDS`."""
+    def __init__(self, kind: str) -> None:
+        """`kind` is one of `KINDS`."""
         self.kind = kind
         self._parts = _parts(kind)
-        for part, values in (changes or {}).items():
-            self._parts[part] = self._parts[part] | values
 
     @property
     def index(self) -> Mapping[str, Any]:

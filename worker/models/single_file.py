@@ -66,7 +66,7 @@ class SingleFile:
         if config is None:
             self.configs = _shipped(self.header, shapes)
         elif not Path(config).is_dir() and config in KINDS:
-            self.configs = ShippedConfigs(config, {"scheduler": _told_prediction(self.header)})
+            self.configs = ShippedConfigs(config)
         elif Path(config).is_dir():
             self.configs = DiffusersFolder(Path(config))
         else:
@@ -104,8 +104,9 @@ class SingleFile:
         return self.configs.json(name)
 
     def config(self, part: str) -> Mapping[str, Any]:
-        """A part's configuration. Raises ModelUnusable."""
-        return self.configs.config(part)
+        """A part's configuration; what the file says of its noise wins. Raises ModelUnusable."""
+        config = self.configs.config(part)
+        return {**config, **_told_prediction(self.header)} if part == "scheduler" else config
 
     def tokenizer(self, part: str) -> tuple[Path, Mapping[str, Any]]:
         """A folder that a tokenizer is read from, and what differs. Raises ModelUnusable."""
@@ -186,13 +187,11 @@ def _shipped(header: Header, shapes: Shapes) -> ShippedConfigs:
         kind = "sd1"
     else:
         raise ModelUnusable("the file has no text encoder of Stable Diffusion 1.x, 2.x or XL")
-    repaints = shapes.in_channels == 9
-    changes = _told_prediction(header)
-    if repaints:
+    if shapes.in_channels == 9:
         kind += "-inpainting"
-    elif kind == "sd2" and changes.get("prediction_type") == "epsilon":
+    elif kind == "sd2" and _told_prediction(header).get("prediction_type") == "epsilon":
         kind = "sd2-base"
-    configs = ShippedConfigs(kind, {"scheduler": changes})
+    configs = ShippedConfigs(kind)
     width = configs.config("unet")["cross_attention_dim"]
     served = (SERVED_CHANNELS, width, SERVED_ATTENTIONS[width])
     if (shapes.model_channels, shapes.cross_attention_dim, shapes.attentions) != served:
