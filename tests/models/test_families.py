@@ -11,7 +11,16 @@ from worker.errors import ModelUnusable
 from worker.jobs.facts import Guidance
 from worker.jobs.params import Task
 from worker.models.family import Family
-from worker.models.registry import ANY, FAMILIES, REPAINT, default_sampler, facts_of, family_of, sizes
+from worker.models.registry import (
+    ANY,
+    FAMILIES,
+    REPAINT,
+    default_sampler,
+    facts_of,
+    family_of,
+    refuse_unknown_noise,
+    sizes,
+)
 from worker.models.shipped import ShippedConfigs
 
 UNET = {"in_channels": 4, "sample_size": 64, "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768}
@@ -142,6 +151,13 @@ def test_flows_and_the_others_have_samplers_of_their_own() -> None:
 def test_a_flow_without_a_sampler_is_refused() -> None:
     with pytest.raises(ModelUnusable, match="a flux model needs a sampler of its own kind"):
         facts_of("x", flux(), line("flux", "dev"), "float32", ("euler", "ddim"))
+
+
+@pytest.mark.parametrize("name", ["use_karras_sigmas", "use_beta_sigmas", "invert_sigmas"])
+def test_sigmas_of_flows_that_are_not_built_are_refused(name: str) -> None:
+    scheduler = FLOW | {name: True}
+    with pytest.raises(ModelUnusable, match=f"the model's scheduler configuration is not supported: {name}"):
+        refuse_unknown_noise(Configs("FluxPipeline", transformer=FLUX_DENOISER, vae=VAE_16, scheduler=scheduler))
 
 
 def test_a_sampler_that_is_not_offered_gives_way() -> None:

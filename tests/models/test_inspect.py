@@ -72,6 +72,11 @@ def test_why_a_checkpoint_is_not_served(tiny: Path, tmp_path: Path, capsys: pyte
     (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
     told = said(capsys, folder)
     assert (told["served"], told["why_not"]) == (False, "the model has no safetensors weights for its unet")
+    scheduler = folder / "scheduler/scheduler_config.json"
+    scheduler.write_text(scheduler.read_text(encoding="utf-8").replace("scaled_linear", "wavy"), encoding="utf-8")
+    told = said(capsys, folder)
+    why_not = "the model's scheduler configuration is not supported: beta_schedule 'wavy'"
+    assert (told["served"], told["why_not"]) == (False, why_not)
     (folder / "vae/hook.py").write_text("")
     assert "hook.py" in said(capsys, folder)["why_not"]
 

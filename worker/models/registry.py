@@ -142,6 +142,7 @@ def identify(
     family = family_of(source)
     source.refuse_code()
     contents.refuse_foreign_classes(source)
+    refuse_unknown_noise(source)
     facts = facts_of("builtin" if model == "builtin" else source.name, source, family, dtype or usual_dtype, samplers)
     if dtype is not None:
         facts = replace(facts, dtype=dtype)
@@ -219,6 +220,16 @@ def family_of(source: Source) -> Family:
     if source.index.get("requires_aesthetics_score"):
         raise ModelUnusable("a refiner draws no pictures of its own and is not served")
     return found
+
+
+def refuse_unknown_noise(source: Source) -> None:
+    """Raises ModelUnusable where the scheduler's configuration asks for something that is not built."""
+    from worker.engine.sampling.schedules import read_schedule  # numpy comes in with this
+
+    try:
+        read_schedule(source.config("scheduler"))
+    except (TypeError, ValueError) as unsupported:
+        raise ModelUnusable(f"the model's scheduler configuration is not supported: {unsupported}") from None
 
 
 def default_sampler(family: Family, source: Source) -> str:

@@ -18,7 +18,7 @@ from worker.models.file_kind import FileKind, kind_of
 from worker.models.folder import DiffusersFolder, read_json
 from worker.models.lora_file import printable, read_lora
 from worker.models.prompts.embeddings import layout_of
-from worker.models.registry import family_of, open_source, own_defaults, usual_defaults
+from worker.models.registry import family_of, open_source, own_defaults, refuse_unknown_noise, usual_defaults
 from worker.models.safetensors_header import Header, Tensor, read_header
 from worker.models.schedulers import SCHEDULERS
 from worker.models.single_file import SingleFile
@@ -65,6 +65,7 @@ def _checkpoint(source: Source) -> dict[str, Any]:
     try:
         source.refuse_code()
         contents.refuse_foreign_classes(source)
+        refuse_unknown_noise(source)
         defaults |= own_defaults(source, family, offered)
         weights = contents.weights_of(source, family, "float32")
     except ModelUnusable as refused:
