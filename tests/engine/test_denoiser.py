@@ -349,6 +349,15 @@ def test_more_steps_than_a_sampler_makes_fail_the_job_and_say_so() -> None:
     assert next(denoiser.open(small(sampler="lcm", steps=4))).steps == 4
 
 
+def test_what_a_samplers_scheduler_does_not_know_fails_the_job_and_says_so() -> None:
+    model = Formula()
+    model.scheduler_config = {**model.scheduler_config, "prediction_type": "sample"}
+    denoiser = loaded(model)
+    with pytest.raises(InvalidInput, match="dpm2 does not draw this model"):
+        list(denoiser.open(small(sampler="dpm2")))
+    assert next(denoiser.open(small(sampler="heun", steps=4))).steps == 4
+
+
 def test_guidance_is_between_the_prompt_and_the_negative_prompt() -> None:
     """Where both say the same, no scale changes anything."""
     denoiser = loaded(Formula())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
+from worker.engine.sampling.read_off import read_off
+from worker.engine.sampling.schedule import NoiseSchedule
 from worker.errors import ModelUnusable
 from worker.jobs.facts import Guidance
 from worker.jobs.params import Task
@@ -21,6 +24,7 @@ from worker.models.registry import (
     refuse_unknown_noise,
     sizes,
 )
+from worker.models.schedulers import SCHEDULERS, make_scheduler
 from worker.models.shipped import ShippedConfigs
 
 UNET = {"in_channels": 4, "sample_size": 64, "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768}
@@ -151,6 +155,17 @@ def test_flows_and_the_others_have_samplers_of_their_own() -> None:
 def test_a_flow_without_a_sampler_is_refused() -> None:
     with pytest.raises(ModelUnusable, match="a flux model needs a sampler of its own kind"):
         facts_of("x", flux(), line("flux", "dev"), "float32", ("euler", "ddim"))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_samplers_are_offered_that_draw_what_the_model_predicts(prediction: str) -> None:
+    config = EULER | {"prediction_type": prediction}
+    names = tuple(SCHEDULERS)
+    offered = facts_of("x", sd(scheduler=config), line("sd", "1.x"), "float32", names).samplers
+    for name in names:
+        told = pytest.raises((NotImplementedError, ValueError), match="sample")
+        with nullcontext() if name in offered else told:
+            read_off(make_scheduler(name, config), NoiseSchedule.from_config(config), 5)
 
 
 @pytest.mark.parametrize("name", ["use_karras_sigmas", "use_beta_sigmas", "invert_sigmas"])

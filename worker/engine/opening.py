@@ -139,6 +139,8 @@ class Opening:
         assert isinstance(schedule, NoiseSchedule), "flows have no sampler that is read off"
         try:
             return read_off(deepcopy(self._schedulers.get(sampler)), schedule, steps, first)
+        except NotImplementedError:
+            raise InvalidInput(f"The sampler {sampler} does not draw this model") from None
         except ValueError:
             raise InvalidInput(f"The sampler {sampler} does not make {steps} steps with this model") from None
 

@@ -20,7 +20,7 @@ from worker.models.checkpoint import DTYPES, Checkpoint, Source
 from worker.models.family import Anatomy, Family
 from worker.models.folder import DiffusersFolder, read_json
 from worker.models.offload import choose_placement
-from worker.models.schedulers import most_steps
+from worker.models.schedulers import NOT_OF_SAMPLE, most_steps
 from worker.models.single_file import SingleFile
 
 __all__ = ["BUILTIN", "DEFAULTS_FILE", "DTYPES", "FAMILIES", "Checkpoint", "identify", "read_json"]
@@ -168,7 +168,7 @@ def open_source(model: str, config: str | None = None) -> Source:
 
 def facts_of(name: str, source: Source, family: Family, dtype: str, samplers: tuple[str, ...]) -> ModelFacts:
     """What clients may know of a checkpoint: the family's defaults, changed by the maker's. Raises ModelUnusable."""
-    offered = family.samplers_among(samplers)
+    offered = offered_samplers(source, family, samplers)
     if not offered:
         raise ModelUnusable(f"a {family.name} model needs a sampler of its own kind, and this worker has none")
     return ModelFacts(
@@ -180,6 +180,12 @@ def facts_of(name: str, source: Source, family: Family, dtype: str, samplers: tu
         most_steps=most_steps(offered, source.config("scheduler")),
         **({"dtype": dtype} | usual_defaults(source, family, offered) | own_defaults(source, family, offered)),
     )
+
+
+def offered_samplers(source: Source, family: Family, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that draw the family's kind, and what the checkpoint predicts."""
+    of_sample = source.config("scheduler").get("prediction_type") == "sample"
+    return tuple(name for name in family.samplers_among(names) if not (of_sample and name in NOT_OF_SAMPLE))
 
 
 def usual_defaults(source: Source, family: Family, offered: tuple[str, ...]) -> dict[str, Any]:

@@ -18,7 +18,14 @@ from worker.models.file_kind import FileKind, kind_of
 from worker.models.folder import DiffusersFolder, read_json
 from worker.models.lora_file import printable, read_lora
 from worker.models.prompts.embeddings import layout_of
-from worker.models.registry import family_of, open_source, own_defaults, refuse_unknown_noise, usual_defaults
+from worker.models.registry import (
+    family_of,
+    offered_samplers,
+    open_source,
+    own_defaults,
+    refuse_unknown_noise,
+    usual_defaults,
+)
 from worker.models.safetensors_header import Header, Tensor, read_header
 from worker.models.schedulers import SCHEDULERS
 from worker.models.single_file import SingleFile
@@ -58,7 +65,7 @@ def _has(header: Header, key: str) -> bool:
 def _checkpoint(source: Source) -> dict[str, Any]:
     family = family_of(source)
     scheduler = source.config("scheduler")
-    offered = family.samplers_among((*sampling.SAMPLERS, *SCHEDULERS))
+    offered = offered_samplers(source, family, (*sampling.SAMPLERS, *SCHEDULERS))
     defaults = usual_defaults(source, family, offered)
     served, why_not = True, ""
     weights: dict[str, dict[str, Tensor]] = {}

@@ -24,6 +24,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
     "tcd": ("TCDScheduler", {}),
 }
+NOT_OF_SAMPLE = ("dpm2", "pndm")
+"""Those whose schedulers know no model that predicts the clean latent (`prediction_type` "sample")."""
 
 
 DISTILLED = {"lcm": 50, "tcd": 50}
