@@ -131,9 +131,12 @@ ROOMS = (
         (
             *("torch", "diffusers", "transformers", "safetensors", "numpy"),
             *("shared_worker.device", "worker.errors", "worker.jobs.params", "worker.jobs.facts"),
-            "worker.engine.sampling",
         ),
         may_not=("asyncio",),
+    ),
+    Room(
+        "worker/models/inspect.py",
+        ("worker.engine.sampling", "worker.errors", "worker.models"),
     ),
     Room(
         "worker/models/builtin",

@@ -110,6 +110,7 @@ def checkpoint(settings: Settings, device: Device, checker: SafetyFolder | None 
         usual_dtype=usual_dtype(device),
         weights_dtype=weights_dtype_on(device.backend, settings.weights_dtype),
         samplers=tuple(sorted([*sampling.SAMPLERS, *SCHEDULERS])),
+        read_noise=sampling.read_noise,
         config=settings.model_configuration,
         sha256=settings.model_sha256,
         offload=offload_on(device.backend, settings.offload),

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from worker.engine import sampling
 from worker.errors import ModelUnusable
 from worker.models.registry import BUILTIN
 from worker.models.report import report
+from worker.models.schedulers import SCHEDULERS
 
 
 def main(arguments: Sequence[str], program: str = "inspect") -> int:
@@ -26,7 +28,13 @@ def main(arguments: Sequence[str], program: str = "inspect") -> int:
     asked = parser.parse_args(list(arguments))
     path = BUILTIN if asked.model == "builtin" else Path(asked.model)
     try:
-        told = report(path, asked.model_config, sha256=asked.sha256)
+        told = report(
+            path,
+            asked.model_config,
+            samplers=(*sampling.SAMPLERS, *SCHEDULERS),
+            read_noise=sampling.read_noise,
+            sha256=asked.sha256,
+        )
     except ModelUnusable as unusable:
         print(f"{program}: {unusable.detail}", file=sys.stderr)
         return 2

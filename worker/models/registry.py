@@ -7,7 +7,7 @@ here imports torch, so that the worker can say what it will serve before it is t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from worker.models.schedulers import NOT_OF_SAMPLE, most_steps
 from worker.models.single_file import SingleFile
 
 __all__ = ["BUILTIN", "DEFAULTS_FILE", "DTYPES", "FAMILIES", "Checkpoint", "identify", "read_json"]
+
+ReadNoise = Callable[[Mapping[str, Any]], object]
 
 BUILTIN = Path(__file__).parent / "builtin" / "weights"
 DEFAULTS_FILE = "sd_worker.json"
@@ -120,6 +122,7 @@ def identify(
     *,
     dtype: str | None,
     samplers: tuple[str, ...],
+    read_noise: ReadNoise = lambda config: None,
     usual_dtype: str = "float32",
     weights_dtype: str | None = None,
     config: str | None = None,
@@ -131,6 +134,7 @@ def identify(
 ) -> Checkpoint:
     """The checkpoint that `--model` names, offered with those of `samplers` that draw it. Raises ModelUnusable.
 
+    `read_noise` is how those read the configuration of its scheduler; it raises ValueError for what they do not know.
     Without `dtype` it computes in what its own defaults say, or else in `usual_dtype`; `weights_dtype` is what layers
     are kept in between calls, if it is another. `config` is where a single
     file's configurations come from; `sha256` the checksum that the weights must have. They must fit the device's
@@ -142,7 +146,7 @@ def identify(
     family = family_of(source)
     source.refuse_code()
     contents.refuse_foreign_classes(source)
-    refuse_unknown_noise(source)
+    refuse_unknown_noise(source, read_noise)
     facts = facts_of("builtin" if model == "builtin" else source.name, source, family, dtype or usual_dtype, samplers)
     if dtype is not None:
         facts = replace(facts, dtype=dtype)
@@ -228,12 +232,10 @@ def family_of(source: Source) -> Family:
     return found
 
 
-def refuse_unknown_noise(source: Source) -> None:
+def refuse_unknown_noise(source: Source, read_noise: ReadNoise) -> None:
     """Raises ModelUnusable where the scheduler's configuration asks for something that is not built."""
-    from worker.engine.sampling.schedules import read_schedule  # numpy comes in with this
-
     try:
-        read_schedule(source.config("scheduler"))
+        read_noise(source.config("scheduler"))
     except (TypeError, ValueError) as unsupported:
         raise ModelUnusable(f"the model's scheduler configuration is not supported: {unsupported}") from None
 
@@ -277,7 +279,7 @@ def own_defaults(source: Source, family: Family, offered: tuple[str, ...]) -> di
     for name, value in defaults.items():
         match name:
             case "width" | "height":
-                usable = type(value) is int and limits.min_side_px <= value <= limits.max_side_px
+                usable = type(value) is int and 0 < value <= limits.max_side_px
                 usable = usable and value % multiple == 0
             case "steps":
                 usable = type(value) is int and 1 <= value <= limits.max_steps

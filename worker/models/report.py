@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from worker.engine import sampling
 from worker.errors import ModelUnusable
 from worker.models import checksum, contents
 from worker.models.checkpoint import Source
@@ -19,6 +18,7 @@ from worker.models.folder import DiffusersFolder, read_json
 from worker.models.lora_file import printable, read_lora
 from worker.models.prompts.embeddings import layout_of
 from worker.models.registry import (
+    ReadNoise,
     family_of,
     offered_samplers,
     open_source,
@@ -27,7 +27,6 @@ from worker.models.registry import (
     usual_defaults,
 )
 from worker.models.safetensors_header import Header, Tensor, read_header
-from worker.models.schedulers import SCHEDULERS
 from worker.models.single_file import SingleFile
 from worker.models.upscalers import kinds
 
@@ -35,13 +34,20 @@ MODELSPEC = ("title", "author", "architecture", "prediction_type", "resolution",
 """What is shown of a file's metadata, of the standard's keys."""
 
 
-def report(path: Path, config: str | None = None, *, sha256: bool = False) -> dict[str, Any]:
-    """What `path` is. With `sha256` it reads all of it. Raises ModelUnusable where that cannot be told."""
+def report(
+    path: Path, config: str | None = None, *, samplers: tuple[str, ...], read_noise: ReadNoise, sha256: bool = False
+) -> dict[str, Any]:
+    """What `path` is, to a worker that has these samplers. With `sha256` it reads all of it. Raises ModelUnusable where
+    that cannot be told."""
+
+    def checkpoint() -> dict[str, Any]:
+        return _checkpoint(open_source(str(path), config), samplers, read_noise)
+
     if path.is_file():
         # Whatever it is called: a file of another format says so itself.
         header = read_header(path)
         kind = kind_of(header)
-        told = _checkpoint(open_source(str(path), config)) if kind is FileKind.CHECKPOINT else _adapter(kind, header)
+        told = checkpoint() if kind is FileKind.CHECKPOINT else _adapter(kind, header)
         if shown := {key: printable(header.metadata[f"modelspec.{key}"]) for key in MODELSPEC if _has(header, key)}:
             told["metadata"] = shown
         told["bytes"] = header.size_bytes
@@ -51,7 +57,7 @@ def report(path: Path, config: str | None = None, *, sha256: bool = False) -> di
     if (path / "config.json").is_file() and not (path / "model_index.json").exists():
         told = _controlnet_folder(path)
     else:
-        told = _checkpoint(open_source(str(path), config))
+        told = checkpoint()
     told["bytes"] = sum(file.stat().st_size for file in path.rglob("*.safetensors"))
     if sha256:
         told["sha256"] = checksum.of_folder(path)
@@ -62,17 +68,17 @@ def _has(header: Header, key: str) -> bool:
     return f"modelspec.{key}" in header.metadata
 
 
-def _checkpoint(source: Source) -> dict[str, Any]:
+def _checkpoint(source: Source, samplers: tuple[str, ...], read_noise: ReadNoise) -> dict[str, Any]:
     family = family_of(source)
     scheduler = source.config("scheduler")
-    offered = offered_samplers(source, family, (*sampling.SAMPLERS, *SCHEDULERS))
+    offered = offered_samplers(source, family, samplers)
     defaults = usual_defaults(source, family, offered)
     served, why_not = True, ""
     weights: dict[str, dict[str, Tensor]] = {}
     try:
         source.refuse_code()
         contents.refuse_foreign_classes(source)
-        refuse_unknown_noise(source)
+        refuse_unknown_noise(source, read_noise)
         defaults |= own_defaults(source, family, offered)
         weights = contents.weights_of(source, family, "float32")
     except ModelUnusable as refused:

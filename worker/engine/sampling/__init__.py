@@ -6,9 +6,9 @@ All others are read off a scheduler that the model brings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worker.engine.sampling.plan import Plan
@@ -24,6 +24,13 @@ SAMPLERS: dict[str, str] = {
     "dpmpp_2m_sde": "worker.engine.sampling.dpmpp_2m:plan_sde",
     "flow_euler": "worker.engine.sampling.flow_euler:plan",
 }
+
+
+def read_noise(config: Mapping[str, Any]) -> Schedule:
+    """The noise that a scheduler's configuration describes. Raises UnsupportedSchedule, a ValueError."""
+    from worker.engine.sampling.schedules import read_schedule
+
+    return read_schedule(config)
 
 
 def planner(name: str) -> Callable[[Schedule, int, int], Plan]:
