@@ -134,9 +134,8 @@ def test_other_noise_schedules_are_followed_too(name: str, changes: dict[str, An
     assert relative_error(ours, by_scheduler(name, config, 7, noise_of(2))) < 1e-4
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "lms"])
-def test_noise_without_signal_at_its_end_is_followed_too(name: str) -> None:
-    """But for `lms`, whose scheduler in diffusers does not know of it; here it does."""
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_noise_without_signal_at_its_end_is_followed_where_its_scheduler_does(name: str) -> None:
     config = config_of("v_prediction", "trailing", rescale_betas_zero_snr=True)
     (ours,) = by_plans([plan_of(name, config, 7)], [noise_of(2)])
     # DDIM's scheduler has no signal at all there, and ours next to none.

@@ -18,7 +18,9 @@ OUTPUT, SLOTS = ORDER + 1, ORDER + 1
 
 
 def plan(schedule: NoiseSchedule, steps: int, first: int = 0) -> Plan:
-    """Timesteps as Euler's. Derivatives of calls before `first` count as nothing, as in diffusers."""
+    """Timesteps as Euler's. Derivatives of calls before `first` count as nothing, and a rescaling of the noise is left
+    out, as in diffusers."""
+    schedule = schedule.not_rescaled()
     timesteps, sigma, initial_scale = spaced(schedule, steps)
     input_scale, x0_from_x, x0_from_output = prediction(schedule, sigma)
     levels = np.append(sigma, 0.0)

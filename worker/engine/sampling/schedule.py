@@ -7,7 +7,7 @@ seed gives the same picture.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,8 @@ class UnsupportedSchedule(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """`alphas_cumprod`  # [num_train_timesteps]; `final_alpha` is alpha-bar behind the last DDIM step.
+    """`alphas_cumprod`  # [num_train_timesteps], and `rescaled_from`, what it was before it had no signal at its end;
+    `final_alpha` is alpha-bar behind the last DDIM step.
 
     `spacing` is None where the configuration does not say; every sampler then has its own, as in diffusers.
     """
@@ -38,6 +39,7 @@ class NoiseSchedule:
     spacing: Spacing | None
     steps_offset: int
     final_alpha: float
+    rescaled_from: Array
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
@@ -59,15 +61,20 @@ class NoiseSchedule:
         spacing = config.get("timestep_spacing")
         if spacing not in (None, "linspace", "leading", "trailing"):
             raise UnsupportedSchedule(f"timestep_spacing {spacing!r}")
-        alphas_cumprod = np.cumprod(1.0 - betas.astype(np.float64))
+        alphas_cumprod = rescaled_from = np.cumprod(1.0 - betas.astype(np.float64))
         if config.get("rescale_betas_zero_snr"):
             alphas_cumprod = without_signal_at_the_end(alphas_cumprod)
         final_alpha = 1.0 if config.get("set_alpha_to_one", True) else float(alphas_cumprod[0])
-        return cls(alphas_cumprod, prediction_type, spacing, int(config.get("steps_offset", 0)), final_alpha)
+        offset = int(config.get("steps_offset", 0))
+        return cls(alphas_cumprod, prediction_type, spacing, offset, final_alpha, rescaled_from)
 
     def of_size(self, height: int, width: int) -> NoiseSchedule:
         """As it is for a latent of this size: always the same."""
         return self
+
+    def not_rescaled(self) -> NoiseSchedule:
+        """For samplers whose schedulers in diffusers do not know of noise without signal."""
+        return replace(self, alphas_cumprod=self.rescaled_from)
 
     @property
     def num_train_timesteps(self) -> int:
