@@ -69,6 +69,20 @@ def test_a_plain_prompt_is_the_stock_pipelines_to_the_last_bit(
     assert encoded.pooled.shape == (1, WIDTH)
 
 
+@pytest.mark.parametrize("text", ["a <one> star", "a <many> star, <many>", "<many>"])
+def test_embeddings_that_were_saved_with_the_model_are_the_stock_pipelines(
+    tiny: Path, tmp_path: Path, text: str
+) -> None:
+    pipeline = load_stock(tiny)
+    generator = torch.Generator().manual_seed(5)
+    for token, vectors in (("<one>", 1), ("<many>", 3)):
+        pipeline.load_textual_inversion(torch.randn((vectors, WIDTH), generator=generator), token=token)
+    pipeline.save_pretrained(tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(tmp_path / "text_encoder").eval()
+    assert torch.equal(encoder(tokenizer, text_encoder).encode(text).hidden, by_stock(pipeline, text))
+
+
 def test_a_long_prompt_is_its_chunks_behind_one_another(
     clip: ClipEncoder, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
 ) -> None:

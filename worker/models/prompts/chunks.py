@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 from typing import Any
 
 from worker.models.prompts.embeddings import NO_EMBEDDINGS, Embedding, Embeddings
@@ -76,6 +77,7 @@ class Chunker:
     def __init__(self, tokenizer: Any, embeddings: Embeddings = NO_EMBEDDINGS, *, keep_phrases: bool = True) -> None:
         self._tokenizer = tokenizer
         self._embeddings = embeddings
+        self._saved = _saved_embeddings(tokenizer)
         self._length = int(tokenizer.model_max_length)
         comma = self._tokens(",")
         self._comma = comma[0] if len(comma) == 1 and keep_phrases else None
@@ -113,7 +115,7 @@ class Chunker:
 
     def _tokens(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        return tokens
+        return [one for token in tokens for one in self._saved.get(token, (token,))]
 
     def _fill(self, units: list[_Unit]) -> list[_Open]:
         room = self._length - 2
@@ -150,6 +152,16 @@ class Chunker:
             weights=(*weights, *[1.0] * (rest + 1)),
             embedded=tuple(embedded),
         )
+
+
+def _saved_embeddings(tokenizer: Any) -> dict[int, list[int]]:
+    """Of every word that was added, the tokens that it stands for: embeddings of several vectors that were saved with
+    a model are `word`, `word_1`, `word_2`, … (`maybe_convert_prompt` of the stock pipelines)."""
+    added: dict[str, int] = tokenizer.added_tokens_encoder
+    return {
+        token: [token, *(added[one] for one in takewhile(added.__contains__, (f"{word}_{k}" for k in count(1))))]
+        for word, token in added.items()
+    }
 
 
 def unused(tokens: int, cut: int) -> str:
