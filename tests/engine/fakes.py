@@ -282,11 +282,18 @@ class TakesItsTime(Instant):
         super().__init__()
         self._full_at = full_at
         self._error = error
+        self._never = threading.Event()
 
     def time_call(self, rows: int) -> tuple[float, int | None]:
         if rows >= self._full_at and self._error is not None:
             raise self._error
-        return 0.010 * max(1.0, rows / self._full_at), None
+        return self._seconds(rows), None
+
+    def before_step(self, batch: Sequence[Sketch]) -> None:
+        self._never.wait(self._seconds(sum(sketch.rows for sketch in batch)))
+
+    def _seconds(self, rows: int) -> float:
+        return 0.010 * max(1.0, rows / self._full_at)
 
 
 class TakesItsTimeByRows(Instant):
